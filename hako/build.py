@@ -1,0 +1,436 @@
+"""Builds a sandbox around the process that will be PROG: namespaces, ids, mounts, root.
+
+The only place that does. No path of the sandbox is followed by name: a mount
+point is found with openat2 below the new root and kept as a descriptor. What
+the caller names on the host (TARGET, SRC, FILE) is opened as the caller says it.
+"""
+
+import fcntl
+import os
+import stat
+
+from hako import kernel, sandbox
+from hako.failure import Failure, call, refused, show
+
+ENOENT, ENOTDIR, EPERM, EXDEV, EEXIST = 2, 20, 1, 18, 17
+LOCKED = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
+READ_ONLY = LOCKED | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_RDONLY
+
+# What of /proc could tune the kernel is read-only; what tells of the host is
+# covered. Those that this kernel lacks are passed over: there is nothing to cover.
+PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger", "mtrr", "dynamic_debug")
+PROC_COVERED = (
+    *("acpi", "asound", "config.gz", "driver", "iomem", "ioports", "kallsyms", "kcore", "keys", "key-users"),
+    *("kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "sched_debug", "scsi"),
+    *("slabinfo", "swaps", "timer_list", "timer_stats", "vmallocinfo", "zoneinfo", "pagetypeinfo"),
+)
+DEVICES = {  # what of the caller's /dev is shown: name: major, minor
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
+DEV_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "ptmx": "pts/ptmx",
+}
+
+
+def namespaces(box):
+    """The CLONE_NEW* flags that the Sandbox BOX needs."""
+    flags = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+    flags |= kernel.CLONE_NEWCGROUP
+    if box.network == "none":
+        flags |= kernel.CLONE_NEWNET
+    if box.user_namespace:
+        flags |= kernel.CLONE_NEWUSER
+    return flags
+
+
+def check(box):
+    """Refuse early what BOX names on the host and is not there; it is opened for good by those inside."""
+    sources = open_sources(box)
+    os.close(open_target(box.target))
+    for fd in sources.values():
+        os.close(fd)
+    if box.network not in ("none", "host"):
+        os.close(open_network(box.network))
+    if box.setup is not None and not os.access(box.setup, os.X_OK):
+        raise Failure(f"--setup: {show(box.setup)}: not there, or not executable")
+
+
+def open_target(target):
+    """A descriptor of the directory TARGET; a Failure if it is not one that was prepared."""
+    with call(f"open {show(target)}"):
+        fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if os.path.samestat(os.fstat(fd), os.stat("/")):
+        raise Failure(f"{show(target)} is the root directory, not a sandbox")
+    try:
+        flags = os.O_PATH | os.O_DIRECTORY
+        os.close(kernel.openat2(fd, ".hako", flags, kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_BENEATH, ".hako"))
+    except Failure as err:
+        hint = f"[mkdir {show(os.path.join(target, '.hako'))}, if it is meant to be a sandbox]"
+        raise Failure(f"{show(target)} has no directory .hako {hint}", errno=err.errno) from err
+    return fd
+
+
+def open_sources(box):
+    """Descriptors of what the binds of BOX show, {Bind: fd}; without what is optional and not there."""
+    sources = {}
+    for mount in box.mounts:
+        if isinstance(mount, sandbox.Bind):
+            try:
+                with call(f"open {show(mount.src)}"):
+                    sources[mount] = os.open(mount.src, os.O_PATH | os.O_CLOEXEC)
+            except Failure as err:
+                if "optional" not in mount.flags or err.errno not in (ENOENT, ENOTDIR):
+                    raise
+    return sources
+
+
+def open_network(path):
+    """A descriptor of the network namespace PATH; a Failure if it is anything else."""
+    with call(f"open {show(path)}"):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        kind = fcntl.ioctl(fd, kernel.NS_GET_NSTYPE)
+    except OSError:
+        kind = None
+    if kind != kernel.CLONE_NEWNET:
+        os.close(fd)
+        raise Failure(f"--network: {show(path)} is not a network namespace")
+    return fd
+
+
+def write_id_maps(pid, ids):
+    """Map the identity.IdMaps IDS in the user namespace of process PID (or "self")."""
+    (uid, gid), (outer_uid, outer_gid) = ids.inside, ids.outside
+    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user" if outer_uid == 0 else ""
+    if not ids.privileged:  # the kernel's price for a gid_map by an ordinary user
+        write(f"/proc/{pid}/setgroups", "deny")
+    write(f"/proc/{pid}/gid_map", f"{gid} {outer_gid} 1")
+    write(f"/proc/{pid}/uid_map", f"{uid} {outer_uid} 1", hint)
+
+
+def write(path, text, hint=""):
+    """Write TEXT to the existing PATH in one go."""
+    with call(f"open {path}", "hako needs /proc"):
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        with call(f"write {path} {text!r}", hint):
+            os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def enter(box, program, ids):
+    """Turn this process, alone in its new namespaces, into one inside BOX: root, network, names.
+
+    IDS are the identity.IdMaps of its user namespace, or None.
+    """
+    target = open_target(box.target)
+    sources = open_sources(box)
+    if ids and ids.privileged:  # from here on files are made, which needs ids that the namespace has
+        take_ids(*ids.inside)
+    join_network(box, program.say)
+    builder = Builder(box, program, target, sources)
+    builder.mount_all()
+    if box.setup is not None:
+        run_setup(box.setup, builder.root)
+    builder.pivot()
+    if box.hostname is not None:
+        kernel.sethostname(box.hostname)
+
+
+def take_ids(uid, gid):
+    """Become UID and GID and keep the capabilities in the user namespace."""
+    kernel.prctl("SET_KEEPCAPS", 1)
+    with call(f"setresgid {gid}"):
+        os.setresgid(gid, gid, gid)
+    with call(f"setresuid {uid}"):
+        os.setresuid(uid, uid, uid)
+    kernel.capset(kernel.capget()[1])
+    kernel.prctl("SET_KEEPCAPS", 0)
+
+
+def join_network(box, say):
+    """Put the network of BOX in force."""
+    if box.network == "none":
+        kernel.bring_up_lo()
+        say("network: lo alone")
+    elif box.network != "host":
+        fd = open_network(box.network)
+        kernel.setns(fd, kernel.CLONE_NEWNET, f"--network {show(box.network)}")
+        os.close(fd)
+        say(f"network: {show(box.network)}")
+
+
+class Builder:
+    """The mounts of one sandbox while they are made.
+
+    root     descriptor of the mount that becomes the root
+    dev      that of the minimal device tree, or None
+    fresh    mounts made here, in which mount points are made: {steps: descriptor of its root}
+    """
+
+    def __init__(self, box, program, target, sources):
+        self.box, self.program, self.target, self.sources = box, program, target, sources
+        self.root, self.dev, self.fresh = None, None, {}
+
+    def mount_all(self):
+        """Make the root and every mount, parents first."""
+        with call("open /"):
+            here = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        # First of all: from here on nothing goes from these mounts to the host's, or back.
+        kernel.mount_setattr(here, kernel.AT_RECURSIVE, 0, "/", propagation=kernel.MS_PRIVATE)
+        os.close(here)
+        self.mount_root()
+        for mount in self.box.mounts:
+            getattr(self, f"mount_{type(mount).__name__.lower()}")(mount)
+        if self.dev is not None:  # only now: mount points may have been made in it
+            kernel.mount_setattr(self.dev, 0, kernel.MOUNT_ATTR_RDONLY, "/dev")
+
+    def mount_root(self):
+        """Put a copy of the mounts at TARGET over it; read-only, in every part, before it can be seen."""
+        attr = LOCKED | (0 if self.box.writable else kernel.MOUNT_ATTR_RDONLY)
+        self.root = self.copy(self.target, True, attr, show(self.box.target))
+        kernel.move_mount(self.root, self.target, show(self.box.target))
+        self.program.say(f"root: {show(self.box.target)} {'rw' if self.box.writable else 'ro'},nosuid,nodev")
+
+    @staticmethod
+    def copy(fd, recursive, attr, text):
+        """An unattached copy of the mount at FD, with what is mounted below if RECURSIVE."""
+        below = kernel.AT_RECURSIVE if recursive else 0
+        tree = kernel.open_tree(fd, b"", kernel.AT_EMPTY_PATH | kernel.OPEN_TREE_CLONE | below, text)
+        kernel.mount_setattr(tree, below, attr, text, propagation=kernel.MS_PRIVATE)
+        return tree
+
+    def mount_bind(self, mount):
+        """Show the caller's SRC at DST."""
+        source = self.sources.get(mount)
+        if source is None:
+            self.program.say(f"mount: {show(mount.src)} is not there, and optional")
+            return
+        attr = LOCKED if "dev" not in mount.flags else kernel.MOUNT_ATTR_NOSUID
+        attr |= kernel.MOUNT_ATTR_RDONLY if "ro" in mount.flags else 0
+        attr |= kernel.MOUNT_ATTR_NOEXEC if "noexec" in mount.flags else 0
+        tree = self.copy(source, "norec" not in mount.flags, attr, show(mount.src))
+        self.attach(tree, mount.dst, is_directory(source))
+        os.close(tree)
+        os.close(source)
+        self.program.say(f"mount: {show(mount.src)} on {show(mount.dst)} {','.join(sorted(mount.flags)) or 'rw'}")
+
+    def mount_tmpfs(self, mount):
+        """Put an empty tmpfs at DST; it belongs to PROG."""
+        options = {"mode": "1777" if sandbox.steps(mount.dst) == ("tmp",) else "0755"}
+        options.update(self.owner())
+        if mount.size is not None:
+            options["size"] = mount.size
+        fd = kernel.fsmount("tmpfs", options, LOCKED, show(mount.dst))
+        self.attach(fd, mount.dst, True)
+        self.fresh[sandbox.steps(mount.dst)] = fd
+        self.program.say(f"tmpfs: {show(mount.dst)}")
+
+    def owner(self):
+        """Mount options that give a new file system to PROG."""
+        who = self.program.identity
+        given = {"uid": who.uid, "gid": who.gid}
+        return {key: value for key, value in given.items() if value is not None}
+
+    def mount_proc(self, mount):
+        """Mount a fresh proc of this pid namespace at DST and cover what it must not show.
+
+        A sandbox inside this one cannot mount its own without the covers: the
+        kernel lets nobody see more of proc in a new user namespace than before.
+        """
+        try:
+            fd = kernel.fsmount("proc", {}, LOCKED | kernel.MOUNT_ATTR_NOEXEC, show(mount.dst))
+        except Failure as err:
+            hint = "the /proc here is partly covered: an inner sandbox shares it with --mount=/proc:/proc"
+            raise refused("fsmount proc", err.errno, hint if err.errno == EPERM else "") from err
+        covered = {name: place for name in PROC_COVERED if (place := self.find(fd, name)) is not None}
+        masks = self.make_masks(mount, covered)
+        self.attach(fd, mount.dst, True)
+        for name, mask in masks.items():
+            # Found anew: a descriptor from before the attachment is not below a mount of ours.
+            self.put(mask, self.find(fd, name), f"/proc/{name}")
+        for name in PROC_READ_ONLY:
+            self.lock(fd, name)
+        os.close(fd)
+        self.program.say(f"proc: {show(mount.dst)}")
+
+    def make_masks(self, mount, covered):
+        """Unattached mounts of an empty file or directory, one to put over each of COVERED: {name: descriptor}.
+
+        A mount can be copied only while it is attached (Linux < 6.15), so the
+        tmpfs they are in stands at the mount point of MOUNT meanwhile.
+        """
+        stage = kernel.fsmount("tmpfs", {"mode": "0755", "size": "4k", "nr_inodes": 4}, 0, "for masks")
+        self.attach(stage, mount.dst, True)
+        for name, directory in ((b"f", False), (b"d", True)):
+            os.close(self.touch(stage, name, directory))
+        kernel.mount_setattr(stage, 0, READ_ONLY, "mask")
+        masks = {}
+        for name, place in covered.items():
+            source = b"d" if is_directory(place) else b"f"
+            masks[name] = kernel.open_tree(stage, source, kernel.OPEN_TREE_CLONE, "mask")
+            os.close(place)
+        with call("fchdir mask"):
+            os.fchdir(stage)
+        kernel.umount2(b".", kernel.MNT_DETACH)
+        os.close(stage)
+        return masks
+
+    @staticmethod
+    def put(tree, place, text):
+        """Attach the mount TREE at PLACE and be done with both descriptors."""
+        kernel.move_mount(tree, place, text)
+        os.close(tree)
+        os.close(place)
+
+    def lock(self, proc, name):
+        """Make NAME in the file system at PROC read-only, if it is there."""
+        place = self.find(proc, name)
+        if place is None:
+            return
+        self.put(self.copy(place, True, READ_ONLY, f"/proc/{name}"), place, f"/proc/{name}")
+
+    @staticmethod
+    def find(directory, name):
+        """A descriptor of the file NAME in DIRECTORY, or None if it is not there."""
+        try:
+            return kernel.openat2(directory, name, os.O_PATH | os.O_NOFOLLOW, kernel.RESOLVE_BENEATH, name)
+        except Failure as err:
+            if err.errno != ENOENT:
+                raise
+            return None
+
+    def mount_dev(self, mount):
+        """Put a minimal device tree at DST; it becomes read-only when all is mounted."""
+        fd = kernel.fsmount("tmpfs", {"mode": "0755", "size": "64k", "nr_inodes": 256}, LOCKED, show(mount.dst))
+        self.attach(fd, mount.dst, True)
+        self.fresh[sandbox.steps(mount.dst)] = self.dev = fd
+        for name, number in DEVICES.items():
+            self.show_device(fd, name, number)
+        with call(f"symlink in {show(mount.dst)}"):
+            for name, goal in DEV_LINKS.items():
+                os.symlink(goal, name, dir_fd=fd)
+        noexec = LOCKED | kernel.MOUNT_ATTR_NOEXEC
+        self.make_in(fd, "shm", kernel.fsmount("tmpfs", {"mode": "1777"}, noexec, "/dev/shm"))
+        options = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
+        pts = kernel.fsmount("devpts", options, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC, "/dev/pts")
+        self.make_in(fd, "pts", pts)
+        self.program.say(f"dev: {show(mount.dst)}")
+
+    def show_device(self, dev, name, number):
+        """Show the caller's device NAME in DEV, if it really is the one with NUMBER (major, minor)."""
+        with call(f"open /dev/{name}"):
+            source = os.open(f"/dev/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        found = os.fstat(source)
+        if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(*number):
+            raise Failure(f"--dev: /dev/{name} here is not the device {number[0]}:{number[1]}")
+        attr = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC
+        tree = self.copy(source, False, attr, f"/dev/{name}")
+        self.put(tree, self.touch(dev, name, False), f"/dev/{name}")
+        os.close(source)
+
+    def make_in(self, dev, name, fd):
+        """Attach the mount FD at the new directory NAME of DEV."""
+        self.put(fd, self.touch(dev, name, True), f"/dev/{name}")
+
+    def attach(self, tree, dst, directory):
+        """Attach the mount TREE at DST of the new root; DIRECTORY says what it is, should DST be made."""
+        place = self.mount_point(dst, directory)
+        if is_directory(place) != directory:
+            what = (
+                "not a directory, and what it is to show is"
+                if directory
+                else "a directory, and what it is to show is not"
+            )
+            raise Failure(f"mount point {show(dst)}: it is {what}")
+        kernel.move_mount(tree, place, show(dst))
+        os.close(place)
+
+    def mount_point(self, dst, directory):
+        """A descriptor of DST in the new root; below a fresh mount it is made, elsewhere it must be there."""
+        within = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
+        try:
+            return kernel.openat2(self.root, dst, os.O_PATH, within, show(dst))
+        except Failure as err:
+            steps = sandbox.steps(dst)
+            above = [known for known in self.fresh if known == steps[: len(known)]]
+            if err.errno != ENOENT or not above or ".." in steps:
+                hint = "nothing is made in TARGET: make it there first" if err.errno == ENOENT else ""
+                raise refused(f"mount point {show(dst)}", err.errno, hint) from err
+        root = max(above, key=len)
+        return self.make(self.fresh[root], steps[len(root) :], directory, dst)
+
+    def make(self, fd, names, directory, dst):
+        """Make the path NAMES below FD, in that mount only; return a descriptor of the last."""
+        for i, name in enumerate(names):
+            within = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
+            with_slash = os.path.join(*names[: i + 1])
+            try:
+                place = kernel.openat2(fd, with_slash, os.O_PATH, within, show(dst))
+            except Failure as err:
+                if err.errno != ENOENT:
+                    raise
+                parent = fd if i == 0 else place
+                place = self.touch(parent, name, directory or i + 1 < len(names))
+        return place
+
+    @staticmethod
+    def touch(parent, name, directory):
+        """Make the directory or file NAME in the directory PARENT; return a descriptor of it."""
+        with call(f"mount point {show(name)}"):
+            if directory:
+                os.mkdir(name, 0o755, dir_fd=parent)
+            else:
+                flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                os.close(os.open(name, flags, 0o644, dir_fd=parent))
+            return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+
+    def pivot(self):
+        """Make the new root this process's, and its pid namespace's, and let go of the old one.
+
+        pivot_root puts the old root over the new one, "." on ".": no name in
+        the sandbox is looked up, .hako not either. Unmounting it takes all
+        mounts of the host away at once.
+        """
+        with call("open /"):
+            old = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        with call("fchdir root"):
+            os.fchdir(self.root)
+        kernel.pivot_root(b".", b".")
+        with call("fchdir old root"):
+            os.fchdir(old)
+        kernel.umount2(b".", kernel.MNT_DETACH)
+        with call("chdir /"):
+            os.chdir("/")
+        os.close(old)
+
+
+def is_directory(fd):
+    """Whether the descriptor FD is of a directory."""
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
+
+
+def run_setup(path, root):
+    """Run the host program PATH with the new root as its current directory; a Failure unless it ends with 0."""
+    with call("fchdir root"):
+        os.fchdir(root)
+    held = kernel.capget()[1]
+    kernel.capset(held)
+    kernel.set_ambient([cap for cap in range(64) if held >> cap & 1])
+    with call(f"--setup {show(path)}"):
+        pid = os.posix_spawn(path, [path], os.environ, setsigmask=())
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    kernel.set_ambient([])
+    if code:
+        how = f"exited with status {code}" if code > 0 else f"was killed by signal {-code}"
+        raise Failure(f"--setup: {show(path)} {how}")

@@ -1,0 +1,79 @@
+"""hako-enter - run PROG in the namespaces of an existing sandbox
+
+Usage:
+  hako-enter [options] [--env=SPEC]... [--cap-add=CAP]... [--keep-fd=N]... PID [--] [PROG [ARG...]]
+  hako-enter (--help | --version)
+
+Options:
+  -f, --fork           PROG is a child in the pid namespace, and is waited for
+  --no-cgroup          stay in the caller's cgroups
+  -e, --env=SPEC       NAME=VALUE, or NAME for the caller's value, repeatable; else the environment is empty
+  -u, --user=USER      run PROG as USER, a name or number of the host
+  -g, --group=GROUP    run PROG with GROUP, a name or number; else the primary group of USER
+  -c, --chdir=DIR      current directory of PROG, inside the sandbox [default: /]
+  --cap-add=CAP        capability that PROG keeps, repeatable; all for every one; else it has none
+  --keep-fd=N          descriptor that PROG keeps, repeatable; else only 0, 1 and 2
+  -v, --verbose        say each step on stderr
+  --help               print this text
+  --version            print the version
+
+PID is the pid that hako-run --pid-file wrote, or of any process in a sandbox.
+All namespaces in which it differs from the caller are joined, or none, then
+its cgroups, as far as the caller may. Without --fork hako-enter becomes PROG,
+whose children are in the pid namespace; with it hako-enter waits and exits
+with PROG's status, 128 and the signal's number if a signal ended it. PROG is
+/bin/sh by default. Exit status: 125 if PID is not in a sandbox or cannot be
+joined, 126 or 127 if PROG cannot be run, else PROG's.
+See setns(2), hako-run(1), hako-chain(7).
+"""
+
+import os
+
+from hako import core, join, kernel, program, supervise, values
+from hako.failure import call
+
+DEFAULT = ["/bin/sh"]
+MOVES = True
+
+
+def prepare(args):
+    """Check ARGS; return what runs the rest of the chain in the sandbox of PID."""
+    prog = program.from_args(args, lambda line: core.say(f"hako-enter: {line}"))
+    pid = values.whole("PID", args["PID"], 2**31 - 1)
+    if not core.moved:
+        program.environment(prog)
+        join.Inmate(pid).close()
+    return lambda: enter(pid, prog, args["--fork"], not args["--no-cgroup"])
+
+
+def enter(pid, prog, fork, with_cgroup):
+    """Return inside the sandbox of process PID; with FORK, in a child that the parent waits for."""
+    program.check_standard_descriptors()
+    inmate = join.Inmate(pid)
+    signals = supervise.hold_signals() if fork else None
+    channels = supervise.Channels() if fork else None
+    # Those inside may look at us from now on: nothing to read, nothing to open.
+    program.watched = True
+    kernel.prctl("SET_DUMPABLE", 0)
+    kernel.rename_process("hako-enter")
+    kernel.join_session_keyring()
+    host_uid = join.enter(inmate, prog, with_cgroup)
+    if fork:
+        child, pidfd = kernel.clone3(0)
+        if child:
+            wait_outside(supervise.Supervisor(child, pidfd, channels, signals), prog)
+        channels.of_child()
+        core.waiting.append(channels.started[1])
+        with call("setsid"):
+            os.setsid()
+    program.settle(prog, core.waiting, host_uid, own_session=fork)
+    if fork:
+        supervise.die_with_parent(channels)  # behind the change of ids, which clears it
+
+
+def wait_outside(supervisor, prog):
+    """Be the supervisor of PROG's process: exit with its status."""
+    supervise.forget(core.waiting)
+    status = supervisor.wait()
+    prog.say(f"PROG {supervisor.how}")
+    os._exit(status)

@@ -1,0 +1,103 @@
+"""hako-run - run PROG in new namespaces, with a prepared directory as its root
+
+Usage:
+  hako-run [options] [--mount=SPEC]... [--tmpfs=SPEC]... [--env=SPEC]...
+           [--cap-add=CAP]... [--keep-fd=N]... TARGET [--] [PROG [ARG...]]
+  hako-run (--help | --version)
+
+Options:
+  -m, --mount=SPEC     SRC:DST[:FLAGS], repeatable: show the caller's SRC at DST;
+                       FLAGS: a comma list of ro rw norec dev noexec optional
+  -W, --writable       the root may be written; else it is read-only
+  --tmpfs=SPEC         DST[:SIZE], repeatable: an empty tmpfs at DST
+  --proc               a fresh /proc, what tunes the kernel or tells of the host covered
+  --dev                a minimal /dev
+  --setup=FILE         host program to run before the pivot, the new root its current directory
+  -N, --network=NET    none, host, or the file of a network namespace [default: none]
+  -H, --hostname=NAME  host name in the sandbox; else the host's
+  --userns=MODE        a user namespace: auto (when the caller lacks CAP_SYS_ADMIN), always or never [default: auto]
+  -p, --pid-file=FILE  write the host pid of the sandbox's PID 1 there while PROG runs
+  --as-pid-1           PROG itself is PID 1, not a small init
+  -e, --env=SPEC       NAME=VALUE, or NAME for the caller's value, repeatable; else the environment is empty
+  -u, --user=USER      run PROG as USER, a name or number of the host
+  -g, --group=GROUP    run PROG with GROUP, a name or number; else the primary group of USER
+  -c, --chdir=DIR      current directory of PROG, inside the sandbox [default: /]
+  --cap-add=CAP        capability that PROG keeps, repeatable; all for every one; else it has none
+  --keep-fd=N          descriptor that PROG keeps, repeatable; else only 0, 1 and 2
+  -v, --verbose        say each step on stderr
+  --help               print this text
+  --version            print the version
+
+TARGET is a directory that contains the directory .hako. PROG, by default
+/sbin/init as PID 1, runs with TARGET as its root in mount, pid, network, ipc,
+uts and cgroup namespaces of its own. hako-run waits for it and exits with its
+status, 128 and the signal's number if a signal ended it, 125 if the sandbox
+could not be made, 126 or 127 if PROG cannot be run.
+See namespaces(7), pivot_root(2), hako-chain(7).
+"""
+
+import os
+
+from hako import build, core, kernel, launch, program, sandbox, supervise
+from hako.failure import Failure, call
+
+DEFAULT = ["/sbin/init"]
+MOVES = True
+
+
+def prepare(args):
+    """Check ARGS and what they name; return what runs the rest of the chain in a sandbox."""
+    prog = program.from_args(args, lambda line: core.say(f"hako-run: {line}"))
+    box = describe(args)
+    if not core.moved:
+        build.check(box)
+        program.environment(prog)
+        if args["--pid-file"] is not None:
+            supervise.PidFile(args["--pid-file"]).close()
+    return lambda: launch.enter(box, prog, args["--pid-file"], core.waiting)
+
+
+def describe(args):
+    """The Sandbox that ARGS mean."""
+    if args["--hostname"] is not None and not 0 < len(os.fsencode(args["--hostname"])) <= 64:
+        raise Failure(f"--hostname: not of 1 to 64 bytes: {args['--hostname']!r}")
+    if not args["--network"]:
+        raise Failure("--network: neither none, host nor a file: ''")
+    return sandbox.Sandbox(
+        target=args["TARGET"],
+        mounts=mounts(args),
+        writable=args["--writable"],
+        setup=setup(args["--setup"]),
+        network=args["--network"],
+        hostname=args["--hostname"],
+        user_namespace=user_namespace(args["--userns"]),
+        as_pid_1=args["--as-pid-1"] or args["PROG"] is None,
+    )
+
+
+def mounts(args):
+    """The mounts that ARGS mean, parents first; those of --mount win over the rest."""
+    own = [sandbox.Proc()] * args["--proc"] + [sandbox.Dev()] * args["--dev"]
+    taken = {sandbox.steps(mount.dst) for mount in own}
+    fresh = [sandbox.tmpfs("--tmpfs", spec) for spec in args["--tmpfs"]]
+    for mount in fresh:
+        if sandbox.steps(mount.dst) in taken:
+            raise Failure(f"--tmpfs: {mount.dst} is made by --{sandbox.steps(mount.dst)[0]}")
+    return sandbox.ordered([*own, *fresh, *(sandbox.bind("--mount", spec) for spec in args["--mount"])])
+
+
+def setup(path):
+    """PATH, the value of --setup, absolute: it is run from another directory."""
+    if path is None or path.startswith("/"):
+        return path
+    if not path:
+        raise Failure("--setup: not a file: ''")
+    with call("getcwd"):
+        return os.path.join(os.getcwd(), path)
+
+
+def user_namespace(mode):
+    """Whether MODE, the value of --userns, asks for a user namespace."""
+    if mode not in ("auto", "always", "never"):
+        raise Failure(f"--userns: not auto, always or never: {mode!r}")
+    return mode == "always" or (mode == "auto" and not kernel.capget()[0] >> kernel.CAP_SYS_ADMIN & 1)

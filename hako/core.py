@@ -1,0 +1,268 @@
+"""What every hako command shares: read a chain, fail, become PROG.
+
+Knows argv, messages and exit statuses; knows nothing of namespaces or mounts.
+A command is a module of hako.commands: its docstring is its interface, and its
+prepare(args) checks everything and returns the enter() that changes the process.
+"""
+
+import _signal  # not signal: that one makes enums of everything, 7 ms of a start of 20
+import os
+import sys
+
+from hako import __version__
+from hako.failure import Failure, show
+
+FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127  # as env(1)
+COMMANDS = {  # what a chain may name
+    "hako-run": "run",
+    "hako-enter": "enter",
+    "rlimit-exec": "rlimit_exec",
+}
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENOENT, ENOTDIR, EACCES = 2, 20, 13
+
+# Descriptors of the commands of this chain that wait, all close-on-exec: exec
+# closes them, which says "PROG runs"; a byte in them says that it will not.
+waiting = []
+
+# Whether, while the chain is prepared, an earlier link moves to other mounts:
+# then the names of this link mean nothing yet.
+moved = False
+
+
+def main(argv):
+    """Run the chain ARGV: prepare every link, enter each in turn, become PROG; never return."""
+    name = os.path.basename(argv[0])
+    try:
+        hold_standard_descriptors()
+        undo_cpython()
+        entries, argv = prepare([name, *argv[1:]])
+        sys.path.clear()  # from here on nothing may be imported: the root may be a stranger's
+        for link, enter in entries:
+            name = link  # whose failure it is, from here on
+            enter()
+        become(argv)
+    except Failure as err:
+        fail(f"{getattr(err, 'name', name)}: {err}", err.status)
+    except MemoryError:
+        fail(f"{name}: out of memory", FAILED)
+
+
+def prepare(argv):
+    """Prepare every link of the chain ARGV; return [(name, enter)] and the argv of PROG."""
+    global moved
+    entries = []
+    while argv and argv[0] in COMMANDS:
+        name = argv[0]
+        try:
+            module = load(name)
+            args = read(name, module, argv[1:])
+            entries.append((name, module.prepare(args)))
+        except Failure as err:
+            err.name = name
+            raise
+        moved = moved or getattr(module, "MOVES", False)
+        argv = [args["PROG"], *args["ARG"]] if args["PROG"] is not None else list(module.DEFAULT)
+    return entries, argv
+
+
+def load(name):
+    """The module of the command NAME."""
+    module = f"hako.commands.{COMMANDS[name]}"
+    __import__(module)  # importlib would be one more import
+    return sys.modules[module]
+
+
+def read(name, module, argv):
+    """ARGV by the usage of MODULE, the command NAME: docopt's dictionary.
+
+    Stricter than docopt alone, which takes --ver for --verbose: no option is
+    guessed. ARG... does not go through docopt, whose time is quadratic in it.
+    """
+    docopt = import_docopt()
+    from hako import patterns
+
+    pattern = getattr(patterns, COMMANDS[name])(docopt)
+    words, more, rest = split(docopt, name, pattern, argv)
+    answer_help(module, words)
+    matched, left, collected = pattern.match(words)
+    if not matched or left:
+        raise Failure(complaint(name, module, words, left))
+    args = {item.name: item.value for item in pattern.flat() + collected}
+    for option, values in more.items():
+        args[option] = args[option] + values
+    args["ARG"] = args["ARG"] + rest
+    return args
+
+
+def import_docopt():
+    """docopt, without re, which it needs only to read docstrings: `make patterns` has done that.
+
+    re is 10 ms of a start of 20. Should docopt, or who else is in this process,
+    want it after all, the stand-in fetches it.
+    """
+    if "docopt" in sys.modules or "re" in sys.modules:
+        import docopt
+
+        return docopt
+
+    class Later(type(sys)):
+        def __getattr__(self, name):
+            sys.modules.pop("re", None)
+            import re
+
+            docopt.re = re
+            return getattr(re, name)
+
+    sys.modules["re"] = Later("re")
+    try:
+        import docopt
+    finally:
+        del sys.modules["re"]
+    return docopt
+
+
+def split(docopt, name, pattern, argv):
+    """ARGV of the command NAME as docopt's words; further values by option; the rest of ARG.
+
+    The second holds what repeats an option that may be repeated, the third what
+    stands behind the operands that PATTERN can name.
+    """
+    options = {key: option for option in pattern.flat(docopt.Option) for key in (option.short, option.long) if key}
+    words, more, argv = [], {}, list(reversed(argv))
+    while argv and argv[-1].startswith("-") and argv[-1] != "-":
+        word = argv.pop()
+        if word == "--":
+            break
+        for option, value in pairs(name, options, word, argv):
+            if type(option.value) is list and any(known.name == option.name for known in words):
+                more.setdefault(option.name, []).append(value)
+            else:
+                words.append(docopt.Option(option.short, option.long, option.argcount, value))
+    argv.reverse()
+    named = 2 + len({argument.name for argument in pattern.flat(docopt.Argument)})
+    return words + [docopt.Argument(None, word) for word in argv[:named]], more, argv[named:]
+
+
+def pairs(name, options, word, argv):
+    """The (option, value) pairs that WORD stands for, "--long=value" or "-abc"; takes a value from ARGV."""
+    if word.startswith("--"):
+        key, given, value = word.partition("=")
+        found = [(key, value if given else None)]
+    else:
+        found, cluster = [], word[1:]
+        while cluster:
+            key, cluster = f"-{cluster[0]}", cluster[1:]
+            takes = key in options and options[key].argcount
+            found.append((key, cluster if takes and cluster else None))
+            cluster = "" if takes else cluster
+    for key, value in found:
+        if key not in options:
+            raise Failure(f"unknown option: {key!r} [see {name} --help]")
+        if not options[key].argcount:
+            if value is not None:
+                raise Failure(f"{key}: takes no value: {word!r}")
+            yield options[key], True
+        elif value is None and not argv:
+            raise Failure(f"{key}: needs a value [see {name} --help]")
+        else:
+            yield options[key], argv.pop() if value is None else value
+
+
+def answer_help(module, words):
+    """Print help or the version, if WORDS ask for it, and end."""
+    asked = {word.name for word in words if word.name in ("--help", "--version")}
+    if asked:
+        text = module.__doc__.strip("\n") if "--help" in asked else f"hako {__version__}"
+        with open(1, "w", closefd=False, errors="surrogateescape") as out:
+            out.write(f"{text}\n")
+        sys.exit(0)
+
+
+def complaint(name, module, words, left):
+    """Why docopt did not take WORDS, of which it LEFT some: one line."""
+    usage = module.__doc__.partition("Usage:")[2].partition(f"\n  {name} (--help")[0]
+    usage = " ".join(usage.split())
+    names = [word.name for word in words if word.name]
+    twice = [option for option in names if names.count(option) > 1]
+    if twice:
+        return f"{twice[0]}: given twice"
+    if left and left[-1].name is None:
+        return f"too many operands: {left[-1].value!r} [{usage}]"
+    return f"an operand is missing [{usage}]"
+
+
+def hold_standard_descriptors():
+    """Put something in the places of 0, 1 and 2 that are closed, so that nothing of ours gets there.
+
+    It is close-on-exec: PROG meets them closed, as its caller had them.
+    """
+    while True:
+        fd = os.eventfd(0, os.EFD_CLOEXEC)
+        if fd > 2:
+            os.close(fd)
+            return
+
+
+def undo_cpython():
+    """Put back what CPython changed in the process it was started in; exec would pass it on."""
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # ignored since Py_Initialize
+        _signal.signal(number, _signal.SIG_DFL)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # die of it, without a traceback
+    if "LC_CTYPE" in os.environ:  # perhaps set by CPython in the C locale, PEP 538
+        try:
+            with open("/proc/self/environ", "rb") as environ:
+                if b"\0LC_CTYPE=" not in b"\0" + environ.read():
+                    del os.environ["LC_CTYPE"]
+        except OSError:
+            pass  # without /proc nobody can tell; the value is harmless
+
+
+def fail(line, status):
+    """Say LINE on stderr, tell the waiting commands that PROG will not run, exit with STATUS."""
+    for fd in waiting:
+        write(fd, b"!")
+    say(line)
+    os._exit(status)  # not sys.exit: in a child of a waiting command, Python's end is none of its business
+
+
+def say(line):
+    """Write LINE to stderr, if there is one to write to."""
+    write(2, os.fsencode(line) + b"\n")
+
+
+def write(fd, data):
+    """Write DATA to FD; it does not matter here if nobody reads it."""
+    try:
+        os.write(fd, data)
+    except OSError:
+        pass
+
+
+def become(argv):
+    """Replace this process with ARGV, found on PATH; return never. See execve(2)."""
+    if not argv[0]:
+        raise Failure("an empty name cannot be run: ''", NOT_FOUND)
+    path = os.environ.get("PATH", DEFAULT_PATH)
+    places = [argv[0]] if "/" in argv[0] else [os.path.join(place or ".", argv[0]) for place in path.split(":")]
+    denied = None
+    for place in places:
+        try:
+            os.execve(place, argv, os.environ)
+        except OSError as err:
+            if err.errno not in (ENOENT, ENOTDIR, EACCES):
+                raise unusable(argv[0], err) from err
+            if err.errno == EACCES or os.path.lexists(place):
+                denied = denied or err
+        except ValueError as err:
+            raise Failure(f"{show(argv[0])}: {err}", NOT_EXECUTABLE) from err
+    if denied:
+        raise unusable(argv[0], denied) from denied
+    raise Failure(f"{show(argv[0])}: No such file or directory", NOT_FOUND)
+
+
+def unusable(prog, err):
+    """The Failure of a PROG that is there and cannot be executed, by the OSError ERR."""
+    hint = " [its interpreter or dynamic loader is missing here]" if err.errno == ENOENT else ""
+    return Failure(f"{show(prog)}: {err.strerror}{hint}", NOT_EXECUTABLE)

@@ -1,0 +1,47 @@
+"""How anything in hako fails: one line that names the call and its object."""
+
+import os
+
+
+class Failure(Exception):
+    """One line for stderr, and the exit status that goes with it.
+
+    ERRNO is the kernel's error number, or None where no call failed.
+    """
+
+    def __init__(self, line, status=125, errno=None):
+        super().__init__(line)
+        self.status = status
+        self.errno = errno
+
+
+class call:  # noqa: N801  reads as a verb: with call("open /x"):
+    """Make one system call; its OSError becomes the Failure "WHAT: reason HINT".
+
+    A class, not contextlib: that import costs 1 ms at every start.
+    """
+
+    __slots__ = ("hint", "what")
+
+    def __init__(self, what, hint=""):
+        self.what = what
+        self.hint = hint
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, err, traceback):
+        if isinstance(err, OSError):
+            raise refused(self.what, err.errno, self.hint) from err
+
+
+def refused(what, errno, hint=""):
+    """The Failure of the call and object WHAT that the kernel answered with ERRNO."""
+    return Failure(f"{what}: {os.strerror(errno)}" + (f" [{hint}]" if hint else ""), errno=errno)
+
+
+def show(text):
+    """TEXT (str or bytes) as one word for a message: as it is if it is plain, else quoted."""
+    text = os.fsdecode(text)
+    plain = text and text.isprintable() and not any(char in " '\"\\" for char in text)
+    return text if plain else repr(text)

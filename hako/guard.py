@@ -1,0 +1,109 @@
+"""What PROG could turn against its caller: the caller's terminal, and our own interpreter."""
+
+import os
+import sys
+
+from hako import kernel
+from hako.failure import Failure, call
+
+# linux/filter.h and linux/seccomp.h
+LOAD, JUMP_EQUAL, AND, RETURN = 0x20, 0x15, 0x54, 0x06
+ALLOW, ERRNO_EPERM = 0x7FFF0000, 0x00050000 | 1
+OFFSET_NR, OFFSET_ARCH, OFFSET_ARG1 = 0, 4, 24
+X32_BIT = 0x40000000
+# By machine: its AUDIT_ARCH_* with the numbers of ioctl there. The 32-bit
+# architecture runs on the same kernel; 514 is ioctl's number for x32.
+IOCTLS = {
+    "x86_64": ((0xC000003E, (16, 514)), (0x40000003, (54,))),
+    "aarch64": ((0xC00000B7, (29,)), (0x40000028, (54,))),
+}
+# TIOCSTI and TIOCLINUX type and paste for the caller, TIOCSETD changes what the
+# terminal is, TIOCSCTTY takes it over, which makes TIOCSTI lawful.
+REFUSED = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C, "TIOCSETD": 0x5423, "TIOCSCTTY": 0x540E}
+
+LANDLOCK_ACCESS_FS_EXECUTE, LANDLOCK_ACCESS_FS_REFER = 1 << 0, 1 << 13
+CAP_DAC_OVERRIDE, CAP_FOWNER = 1, 3
+
+
+def terminal_filter():
+    """A seccomp filter under which ioctl fails with EPERM for the requests in REFUSED."""
+    requests = instruction(LOAD, OFFSET_ARG1)  # the low half: the kernel, too, looks at 32 bits of it
+    for i, request in enumerate(REFUSED.values()):
+        requests += instruction(JUMP_EQUAL, request, len(REFUSED) - i)
+    requests += instruction(RETURN, ALLOW) + instruction(RETURN, ERRNO_EPERM)
+    program = instruction(LOAD, OFFSET_ARCH)
+    for arch, numbers in IOCTLS[kernel.MACHINE]:
+        block = instruction(LOAD, OFFSET_NR) + instruction(AND, 0xFFFFFFFF ^ X32_BIT)
+        for i, number in enumerate(numbers):
+            block += instruction(JUMP_EQUAL, number, len(numbers) - i)
+        block += instruction(RETURN, ALLOW) + requests
+        program += instruction(JUMP_EQUAL, arch, 0, len(block) // 8) + block
+    return program + instruction(RETURN, ALLOW)
+
+
+def instruction(code, value, if_true=0, if_false=0):
+    """One struct sock_filter."""
+    return code.to_bytes(2, "little") + bytes((if_true, if_false)) + value.to_bytes(4, "little")
+
+
+def protect_terminal(fds, own_session):
+    """Let PROG inject nothing into the caller's terminal, if it has it at one of FDS.
+
+    Without a session of its own (OWN_SESSION) it may also open /dev/tty.
+    no_new_privs is set already.
+    """
+    if not own_session or any(map(is_terminal, fds)):
+        kernel.seccomp(terminal_filter())
+
+
+def is_terminal(fd):
+    """Whether FD is open and a terminal."""
+    try:
+        return os.isatty(fd)
+    except OSError:
+        return False
+
+
+def protect_interpreter(uid, capabilities):
+    """Let nothing outside the root be executed, if PROG could write our interpreter.
+
+    UID and CAPABILITIES (numbers) are PROG's as the host sees them: in a user
+    namespace of its own it has the caller's uid, and no capability.
+
+    PROG may be a link to /proc/self/exe, or a script that names it: then the
+    kernel executes this very interpreter again, whoever is inside finds it at
+    /proc/PID/exe, and if its owner overwrites it (CVE-2019-5736). A Landlock
+    rule on the root ends that. It also forbids mount(2), so PROG with
+    CAP_SYS_ADMIN, who can do as it likes anyhow, goes without.
+    """
+    if not writes_interpreter(uid, capabilities):
+        return
+    if kernel.landlock_abi() < 2:  # version 1 would refuse renames between directories
+        raise Failure(
+            "landlock: this kernel has not version 2 of it, and PROG could overwrite the interpreter of hako "
+            "[run PROG as another with --user; see hako-run(1), CAVEATS]"
+        )
+    with call("open /"):
+        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    kernel.landlock_allow_beneath([root], LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_REFER)
+    os.close(root)
+
+
+def writes_interpreter(uid, capabilities):
+    """Whether a process of UID with CAPABILITIES may write our interpreter, and is not all-powerful anyhow."""
+    if kernel.CAP_SYS_ADMIN in capabilities:
+        return False
+    if CAP_DAC_OVERRIDE in capabilities or CAP_FOWNER in capabilities:
+        return True
+    return INTERPRETER is None or INTERPRETER.st_uid == uid or bool(INTERPRETER.st_mode & 0o022)
+
+
+def stat_interpreter():
+    """The os.stat_result of our interpreter; None if it is out of sight."""
+    try:
+        return os.stat(sys.executable)
+    except (OSError, TypeError):
+        return None
+
+
+INTERPRETER = stat_interpreter()  # now: inside the sandbox the name may be anything's

@@ -1,0 +1,168 @@
+"""Joins an existing sandbox: finds out what a process is in, then moves this process there.
+
+Everything is read through one directory of /proc and one pidfd that are known
+to be of the same process, so that a pid that was reused is noticed.
+"""
+
+import fcntl
+import os
+
+from hako import cgroup, kernel
+from hako.failure import Failure, call, refused
+
+ENOENT, ESRCH, EACCES = 2, 3, 13
+
+
+class Inmate:
+    """A process in a sandbox, by which the sandbox is joined.
+
+    pid     as the caller's /proc has it
+    pidfd   its descriptor
+    proc    descriptor of its /proc/PID
+    flags   CLONE_NEW* of the namespaces in which it differs from this process
+    """
+
+    __slots__ = ("flags", "pid", "pidfd", "proc")
+
+    def __init__(self, pid):
+        self.open(pid)
+        try:
+            self.flags = self.differing()
+        except PermissionError:
+            self.take_child()
+            self.flags = self.differing()
+        missing = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID
+        if self.flags & missing != missing:
+            raise Failure(f"process {pid} is not in a sandbox: it has not both mounts and pids of its own")
+
+    def open(self, pid):
+        """Open process PID."""
+        self.pid = pid
+        try:
+            self.pidfd = kernel.pidfd_open(pid)
+        except Failure as err:
+            hint = "a thread, or no process" if err.errno in (kernel.EINVAL, ENOENT) else ""
+            raise refused(f"pidfd_open {pid}", err.errno, hint) from err
+        with call(f"open /proc/{pid}"):
+            self.proc = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        kernel.pidfd_send_signal(self.pidfd, 0)  # still there, so /proc/PID is this process's
+        if self.status()["State"].startswith(("Z", "X")):
+            raise Failure(f"process {pid} has ended: it is a zombie")
+
+    def close(self):
+        """Let go of the process."""
+        os.close(self.pidfd)
+        os.close(self.proc)
+
+    def read(self, name):
+        """The text of the file NAME of the process."""
+        with call(f"open /proc/{self.pid}/{name}"):
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
+        with open(fd, "rb") as file, call(f"read /proc/{self.pid}/{name}"):
+            return os.fsdecode(file.read())
+
+    def status(self):
+        """/proc/PID/status as {name: text}."""
+        lines = (line.partition(":") for line in self.read("status").splitlines())
+        return {name: text.strip() for name, _, text in lines}
+
+    def differing(self):
+        """The namespaces in which the process differs from this one; PermissionError if it is not for us to know."""
+        flags = 0
+        for name, flag in kernel.NAMESPACES.items():
+            try:
+                own = os.stat(f"/proc/self/ns/{name}")
+            except FileNotFoundError:
+                continue  # this kernel has no such namespaces
+            try:
+                its = os.stat(f"ns/{name}", dir_fd=self.proc)
+            except FileNotFoundError as err:
+                raise Failure(f"process {self.pid} has ended") from err
+            if not os.path.samestat(own, its):
+                flags |= flag
+        return flags
+
+    def take_child(self):
+        """Take the place of this process by its first child, if this is the init of a sandbox.
+
+        The init of hako-run cannot be looked into by anybody but root. What an
+        ordinary user may join is the process that the init has made for PROG,
+        which has the very namespaces: unless it has gone and made others.
+        """
+        depth = self.status()["NSpid"].split()
+        if len(depth) < 2 or depth[-1] != "1":
+            raise Failure(f"process {self.pid} is not yours to join: {os.strerror(EACCES)}")
+        children = self.read(f"task/{self.pid}/children").split()
+        init = self.pid
+        self.close()
+        if not children:
+            raise Failure(f"process {init} has no child to join by")
+        self.open(int(children[0]))
+        status = self.status()
+        if status["PPid"] != str(init) or len(status["NSpid"].split()) != len(depth):
+            raise Failure(f"process {init}: its child {self.pid} is in other namespaces")
+        self.check_owner()
+
+    def check_owner(self):
+        """Refuse to follow the process into a user namespace that it made itself, below the sandbox's."""
+        with call(f"open /proc/{self.pid}/ns/user"):
+            fd = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.proc)
+        try:
+            with call("ioctl NS_GET_PARENT"):
+                parent = fcntl.ioctl(fd, kernel.NS_GET_PARENT)
+            ours = os.path.samestat(os.fstat(parent), os.stat("/proc/self/ns/user"))
+            os.close(parent)
+        finally:
+            os.close(fd)
+        if not ours:
+            raise Failure(f"process {self.pid} has left the user namespace of its sandbox")
+
+    def outside(self, kind, inside):
+        """The id outside that INSIDE is in the process's user namespace, KIND "uid" or "gid"; None if not mapped."""
+        for line in self.read(f"{kind}_map").splitlines():
+            first, outer, count = map(int, line.split())
+            if first <= inside < first + count:
+                return outer + inside - first
+        return None
+
+
+def enter(inmate, program, with_cgroup):
+    """Move this process into the namespaces and cgroups of INMATE; return the uid of PROG as the host has it.
+
+    None: no user namespace is joined, and PROG's uid is the same everywhere.
+    """
+    host_uid = settle_ids(inmate, program.identity) if inmate.flags & kernel.CLONE_NEWUSER else None
+    if with_cgroup:
+        # First: the files of cgroups are the host's, out of reach from inside.
+        cgroup.join(inmate.read("cgroup"), program.say)
+    kernel.setns(inmate.pidfd, inmate.flags, f"{kernel.namespace_names(inmate.flags)} of process {inmate.pid}")
+    inmate.close()
+    program.say(f"joined {kernel.namespace_names(inmate.flags)} of process {inmate.pid}")
+    return host_uid
+
+
+def settle_ids(inmate, who):
+    """Fill in the ids that WHO leaves open, for the user namespace of INMATE; return the uid outside.
+
+    Groups go now, in the caller's namespace, which may allow it when that one does not.
+    """
+    status = inmate.status()
+    if who.uid is None:
+        who.uid = own_or_its(inmate, "uid", os.geteuid(), status["Uid"])
+    if who.gid is None:
+        who.gid = own_or_its(inmate, "gid", os.getegid(), status["Gid"])
+    if os.geteuid() == 0:
+        who.clear_groups = True
+        with call("setgroups"):
+            os.setgroups([])
+    return inmate.outside("uid", who.uid)
+
+
+def own_or_its(inmate, kind, own, its):
+    """The id inside INMATE's user namespace that is OWN out here, or else what ITS, its ids in status, are there."""
+    for outer in (own, int(its.split()[1])):
+        for line in inmate.read(f"{kind}_map").splitlines():
+            first, start, count = map(int, line.split())
+            if start <= outer < start + count:
+                return first + outer - start
+    raise Failure(f"process {inmate.pid}: its user namespace has no {kind} for PROG: give --user and --group")

@@ -1,0 +1,365 @@
+"""The system calls that Python lacks, with the names and constants of the kernel's headers.
+
+All ctypes and prctl live here. A wrapper bears its call's name and argument
+order; TEXT in its last place says for the message what a descriptor stands
+for. Every error is a Failure that names the call and that object.
+"""
+
+import ctypes
+import os
+
+# Not prctl, the Python half of python-prctl: it makes 160 properties at
+# import, 1.6 ms of a start of 20, for names that its C half has too.
+import _prctl
+
+from hako.failure import Failure, call, refused, show
+
+MACHINE = os.uname().machine
+NUMBERS = {  # by call: x86_64, aarch64
+    "clone3": (435, 435),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "close_range": (436, 436),
+    "openat2": (437, 437),
+    "mount_setattr": (442, 442),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+    "pivot_root": (155, 41),
+    "umount2": (166, 39),
+    "capget": (125, 90),
+    "capset": (126, 91),
+    "setns": (308, 268),
+    "unshare": (272, 97),
+    "sethostname": (170, 161),
+    "socket": (41, 198),
+    "signalfd4": (289, 74),
+    "keyctl": (250, 219),
+    "seccomp": (317, 277),
+    "pidfd_open": (434, 434),
+    "pidfd_send_signal": (424, 424),
+}
+try:
+    NUMBER = {name: pair[("x86_64", "aarch64").index(MACHINE)] for name, pair in NUMBERS.items()}
+except ValueError:
+    raise Failure(f"hako runs on x86_64 and aarch64, not on {MACHINE}") from None
+
+# PyDLL: the interpreter's lock is kept over the call. CDLL would drop and take
+# it, and after clone3 there would be two processes to take it.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (ctypes.c_long, *[ctypes.c_void_p] * 6)
+
+AT_FDCWD = -100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+CLONE_NEWTIME = 0x80
+CLONE_NEWNS = 0x20000
+CLONE_NEWCGROUP = 0x2000000
+CLONE_NEWUTS = 0x4000000
+CLONE_NEWIPC = 0x8000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+CLONE_PIDFD = 0x1000
+CLONE_CLEAR_SIGHAND = 0x100000000
+NAMESPACES = {  # by name in /proc/PID/ns
+    "user": CLONE_NEWUSER,
+    "mnt": CLONE_NEWNS,
+    "pid": CLONE_NEWPID,
+    "net": CLONE_NEWNET,
+    "ipc": CLONE_NEWIPC,
+    "uts": CLONE_NEWUTS,
+    "cgroup": CLONE_NEWCGROUP,
+    "time": CLONE_NEWTIME,
+}
+NS_GET_USERNS = 0xB701
+NS_GET_PARENT = 0xB702
+NS_GET_NSTYPE = 0xB703
+
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+MS_PRIVATE = 1 << 18
+OPEN_TREE_CLONE = 1
+MOVE_MOUNT_F_EMPTY_PATH = 0x4
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_SET_FLAG = 0
+FSCONFIG_SET_STRING = 1
+FSCONFIG_CMD_CREATE = 6
+MNT_DETACH = 2
+
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+EAGAIN, EINVAL, ENOSYS = 11, 22, 38
+
+SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
+SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP = 13, 15, 17, 18, 19, 20
+SIGXFSZ, SIGWINCH = 25, 28
+
+CAP_SETPCAP, CAP_SYS_ADMIN = 8, 21
+CAPABILITIES = (
+    "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable "
+    "net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio "
+    "sys_chroot sys_ptrace sys_pacct sys_admin sys_boot sys_nice sys_resource sys_time "
+    "sys_tty_config mknod lease audit_write audit_control setfcap mac_override mac_admin syslog "
+    "wake_alarm block_suspend audit_read perfmon bpf checkpoint_restore"
+).split()
+
+
+def _call(name, what, *args):
+    """Make the system call NAME; return its result. WHAT is its object in the message."""
+    result = _syscall(NUMBER[name], *args, *(0,) * (6 - len(args)))
+    if result == -1:
+        raise refused(f"{name} {what}" if what else name, ctypes.get_errno())
+    return result
+
+
+def _uint64s(*values):
+    return (ctypes.c_uint64 * len(values))(*values)
+
+
+def clone3(flags):
+    """Make a child with CLONE_* FLAGS, without its parent's signal handlers; return pid and pidfd.
+
+    In the child: 0 and -1. As fork(2), but the interpreter is not told: only
+    for a process with one thread. See clone3(2).
+    """
+    pidfd = ctypes.c_int(-1)
+    flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND
+    args = _uint64s(flags, ctypes.addressof(pidfd), 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0)
+    pid = _call("clone3", namespace_names(flags), args, ctypes.sizeof(args))
+    return pid, pidfd.value if pid else -1
+
+
+def namespace_names(flags):
+    """The namespaces in CLONE_NEW* FLAGS, for a message: "user,mnt"."""
+    return ",".join(name for name, flag in NAMESPACES.items() if flags & flag)
+
+
+def unshare(flags):
+    """Move into new namespaces, CLONE_NEW* FLAGS. See unshare(2)."""
+    _call("unshare", namespace_names(flags), flags)
+
+
+def setns(fd, flags, text):
+    """Join the namespaces FLAGS of the pidfd or namespace FD, all or none. See setns(2)."""
+    _call("setns", text, fd, flags)
+
+
+def pidfd_open(pid):
+    """A descriptor of process PID, close-on-exec. EINVAL or ENOENT: a thread. See pidfd_open(2)."""
+    return _call("pidfd_open", pid, pid)
+
+
+def pidfd_send_signal(pidfd, number):
+    """Send signal NUMBER (0 only asks) to the process of PIDFD. ESRCH: it ended. See pidfd_send_signal(2)."""
+    _call("pidfd_send_signal", number, pidfd, number)
+
+
+def close_range(first, last):
+    """Close descriptors FIRST to LAST, both included. See close_range(2)."""
+    _call("close_range", f"{first} {last}", first, last)
+
+
+def close_all_but(kept):
+    """Close every descriptor above 2 that is not in KEPT."""
+    first = 3
+    for fd in sorted({fd for fd in kept if fd > 2}):
+        if fd > first:
+            close_range(first, fd - 1)
+        first = fd + 1
+    close_range(first, 2**32 - 1)
+
+
+def openat2(dirfd, path, flags, resolve, text):
+    """Open PATH below DIRFD with the RESOLVE_* rules RESOLVE; close-on-exec. See openat2(2).
+
+    EAGAIN means that a rename or mount happened meanwhile and is tried again;
+    after 128 times somebody does it on purpose, and it is the answer.
+    """
+    how = _uint64s(flags | os.O_CLOEXEC, 0, resolve)
+    for _ in range(128):
+        fd = _syscall(NUMBER["openat2"], dirfd, os.fsencode(path), how, ctypes.sizeof(how), 0, 0)
+        if fd != -1 or ctypes.get_errno() != EAGAIN:
+            break
+    if fd == -1:
+        raise refused(f"openat2 {text}", ctypes.get_errno())
+    return fd
+
+
+def open_tree(dirfd, path, flags, text):
+    """A descriptor of the mount at PATH below DIRFD; with OPEN_TREE_CLONE, of a copy. See open_tree(2)."""
+    return _call("open_tree", text, dirfd, path, flags | os.O_CLOEXEC)
+
+
+def mount_setattr(fd, flags, attr_set, text, propagation=0):
+    """Set MOUNT_ATTR_* ATTR_SET on the mount FD; with AT_RECURSIVE, on all below it. See mount_setattr(2)."""
+    attr = _uint64s(attr_set, 0, propagation, 0)
+    _call("mount_setattr", text, fd, b"", flags | AT_EMPTY_PATH, attr, ctypes.sizeof(attr))
+
+
+def move_mount(from_fd, to_fd, text):
+    """Attach the mount FROM_FD at the file or directory TO_FD. See move_mount(2)."""
+    _call("move_mount", text, from_fd, b"", to_fd, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+
+
+def fsmount(fstype, options, attr, text):
+    """A new, unattached mount of file system FSTYPE. See fsopen(2), fsconfig(2), fsmount(2).
+
+    OPTIONS: {key: string, or None for a flag}; ATTR: MOUNT_ATTR_*.
+    """
+    fd = _call("fsopen", fstype, fstype.encode(), FSOPEN_CLOEXEC)
+    try:
+        for key, value in options.items():
+            kind = FSCONFIG_SET_FLAG if value is None else FSCONFIG_SET_STRING
+            text_value = value if value is None else str(value).encode()
+            _call("fsconfig", f"{fstype} {key} {text}", fd, kind, key.encode(), text_value)
+        _call("fsconfig", f"{fstype} {text}", fd, FSCONFIG_CMD_CREATE)
+        return _call("fsmount", f"{fstype} {text}", fd, FSMOUNT_CLOEXEC, attr)
+    finally:
+        os.close(fd)
+
+
+def pivot_root(new_root, put_old):
+    """Make NEW_ROOT the root and put the old one at PUT_OLD. See pivot_root(2), NOTES."""
+    _call("pivot_root", f"{show(new_root)} {show(put_old)}", new_root, put_old)
+
+
+def umount2(target, flags):
+    """Unmount TARGET. See umount2(2)."""
+    _call("umount2", show(target), target, flags)
+
+
+def sethostname(name):
+    """Set the host name, 1 to 64 bytes. See sethostname(2)."""
+    name = os.fsencode(name)
+    _call("sethostname", show(name), name, len(name))
+
+
+def bring_up_lo():
+    """Bring the interface lo up in the network namespace of the caller. See netdevice(7)."""
+    import fcntl
+
+    AF_INET, SOCK_DGRAM, SIOCSIFFLAGS, IFF_UP = 2, 2, 0x8914, 1
+    fd = _call("socket", "AF_INET", AF_INET, SOCK_DGRAM | os.O_CLOEXEC, 0)
+    with call("ioctl SIOCSIFFLAGS lo"):
+        fcntl.ioctl(fd, SIOCSIFFLAGS, b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(24, "little"))
+    os.close(fd)
+
+
+def signalfd(numbers):
+    """A descriptor from which the blocked signals NUMBERS are read, 128 bytes each. See signalfd(2)."""
+    mask = _uint64s(sum(1 << (number - 1) for number in numbers))
+    return _call("signalfd4", "", -1, mask, ctypes.sizeof(mask), os.O_CLOEXEC)
+
+
+def prctl(option, *args):
+    """Make the prctl OPTION, PR_* without the prefix, by its name. See prctl(2)."""
+    with call(f"prctl PR_{option}"):
+        return _prctl.prctl(getattr(_prctl, f"PR_{option}"), *args)
+
+
+def _raw_prctl(option, *args):
+    return _libc.prctl(option, *(ctypes.c_ulong(arg) for arg in (*args, *(0,) * (4 - len(args)))))
+
+
+def set_ambient(caps):
+    """Make the ambient capability set exactly CAPS (numbers). python-prctl has no PR_CAP_AMBIENT."""
+    PR_CAP_AMBIENT, RAISE, CLEAR_ALL = 47, 2, 4
+    if _raw_prctl(PR_CAP_AMBIENT, CLEAR_ALL) == -1:
+        raise refused("prctl PR_CAP_AMBIENT_CLEAR_ALL", ctypes.get_errno())
+    for cap in caps:
+        if _raw_prctl(PR_CAP_AMBIENT, RAISE, cap) == -1:
+            raise refused(f"prctl PR_CAP_AMBIENT_RAISE cap_{CAPABILITIES[cap]}", ctypes.get_errno())
+
+
+def limit_bounding(caps):
+    """Drop every capability not in CAPS (numbers) from the bounding set, also those without a name here."""
+    PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
+    for cap in range(64):
+        held = -1 if cap in caps else _raw_prctl(PR_CAPBSET_READ, cap)
+        if held == 1 and _raw_prctl(PR_CAPBSET_DROP, cap) == -1:
+            raise refused(f"prctl PR_CAPBSET_DROP {cap}", ctypes.get_errno())
+
+
+def _capabilities_header():
+    return (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+
+
+def capget():
+    """The effective, permitted and inheritable capabilities of this process, bit masks. See capget(2)."""
+    data = (ctypes.c_uint32 * 6)()
+    _call("capget", "", _capabilities_header(), data)
+    return tuple(data[i] | data[i + 3] << 32 for i in range(3))
+
+
+def capset(mask):
+    """Make the effective, permitted and inheritable capabilities the bit mask MASK. See capset(2)."""
+    low, high = mask & 0xFFFFFFFF, mask >> 32
+    _call("capset", f"{mask:#x}", _capabilities_header(), (ctypes.c_uint32 * 6)(low, low, low, high, high, high))
+
+
+def join_session_keyring():
+    """Join a new, empty session keyring; nothing to leave on a kernel without keys. See keyctl(2)."""
+    KEYCTL_JOIN_SESSION_KEYRING = 1
+    try:
+        _call("keyctl", "KEYCTL_JOIN_SESSION_KEYRING", KEYCTL_JOIN_SESSION_KEYRING)
+    except Failure as err:
+        if err.errno != ENOSYS:
+            raise
+
+
+def seccomp(program):
+    """Load the filter PROGRAM, a bytes of struct sock_filter; no_new_privs is set already. See seccomp(2)."""
+    SECCOMP_SET_MODE_FILTER = 1
+    code = ctypes.create_string_buffer(program, len(program))
+    prog = _uint64s(len(program) // 8, ctypes.addressof(code))  # struct sock_fprog
+    _call("seccomp", "SECCOMP_SET_MODE_FILTER", SECCOMP_SET_MODE_FILTER, 0, prog)
+
+
+def landlock_abi():
+    """The version of Landlock that this kernel has, 0 if none. See landlock(7)."""
+    LANDLOCK_CREATE_RULESET_VERSION = 1
+    version = _syscall(NUMBER["landlock_create_ruleset"], 0, 0, LANDLOCK_CREATE_RULESET_VERSION, 0, 0, 0)
+    return max(version, 0)
+
+
+def landlock_allow_beneath(directories, handled):
+    """Deny the file accesses HANDLED (LANDLOCK_ACCESS_FS_*) but beneath DIRECTORIES (descriptors)."""
+    LANDLOCK_RULE_PATH_BENEATH = 1
+    attr = _uint64s(handled)
+    ruleset = _call("landlock_create_ruleset", "", attr, ctypes.sizeof(attr), 0)
+    for directory in directories:
+        # struct landlock_path_beneath_attr is packed: a 64-bit mask, a 32-bit descriptor.
+        rule = handled.to_bytes(8, "little") + directory.to_bytes(4, "little")
+        _call("landlock_add_rule", "", ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)
+    _call("landlock_restrict_self", "", ruleset, 0)
+    os.close(ruleset)
+
+
+def rename_process(name):
+    """Overwrite this process's command line and environment in memory: /proc/PID shows NAME alone.
+
+    PR_SET_MM would do it too, but needs CAP_SYS_RESOURCE. os.environ is a copy
+    and stays. See proc(5), /proc/PID/cmdline: anybody may read it.
+    """
+    with call("open /proc/self/stat", "hako needs /proc"), open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    arg_start, env_end = int(fields[45]), int(fields[48])
+    text = name.encode() + b"\0"
+    ctypes.memset(arg_start, 0, env_end - arg_start)
+    ctypes.memmove(arg_start, text, min(len(text), env_end - arg_start - 1))
+    prctl("SET_NAME", name)

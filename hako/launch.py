@@ -1,0 +1,120 @@
+"""Starts a sandbox: makes the processes around PROG and brings the one that will be PROG into its place.
+
+supervisor     the caller's process: waits outside
+  init         PID 1 of the sandbox's pid namespace
+    PROG       a child of the init; with as_pid_1 PID 1 of one more pid namespace
+"""
+
+import os
+
+from hako import build, identity, kernel, program, supervise
+from hako.failure import Failure, call
+
+
+class Launch:
+    """One sandbox on its way: what the three processes of it have in common.
+
+    box, prog   what to build, how to start PROG
+    ids         the identity.IdMaps of its user namespace, or None
+    pid_file    a supervise.PidFile, or None
+    waiting     descriptors that stay open until PROG's exec
+    """
+
+    __slots__ = ("box", "channels", "ids", "pid_file", "prog", "waiting")
+
+    def __init__(self, box, prog, pid_file, waiting):
+        self.box, self.prog, self.waiting = box, prog, waiting
+        self.pid_file = supervise.PidFile(pid_file) if pid_file is not None else None
+        self.ids = identity.id_maps(prog.identity) if box.user_namespace else None
+        self.channels = supervise.Channels()
+
+
+def enter(box, prog, pid_file, waiting):
+    """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return."""
+    program.check_standard_descriptors()
+    launch = Launch(box, prog, pid_file, waiting)
+    signals = supervise.hold_signals()
+    pid, pidfd = new_namespaces(box)
+    if pid:
+        wait_outside(launch, supervise.Supervisor(pid, pidfd, launch.channels, signals))
+    launch.channels.of_child()
+    waiting.append(launch.channels.started[1])
+    enter_user_namespace(launch)
+    kernel.rename_process("hako-init")
+    kernel.join_session_keyring()
+    with call("setsid"):
+        os.setsid()
+    supervise.die_with_parent(launch.channels)
+    child, _ = kernel.clone3(kernel.CLONE_NEWPID if box.as_pid_1 else 0)
+    if child:
+        supervise.be_init(child, prog.identity.powerless(), launch.channels)
+    become_inmate(launch)
+
+
+def new_namespaces(box):
+    """Make the child in the namespaces of BOX; return pid and pidfd, 0 and -1 in it."""
+    try:
+        return kernel.clone3(build.namespaces(box))
+    except Failure as err:
+        if box.user_namespace:
+            raise Failure(f"{err} [user namespaces are not to be had here; as root they are not needed]") from err
+        raise
+
+
+def wait_outside(launch, supervisor):
+    """Be the supervisor: exit with the status of what runs in the sandbox."""
+    supervise.forget(launch.waiting)
+    try:
+        if launch.ids and launch.ids.privileged:
+            build.write_id_maps(supervisor.pid, launch.ids)
+            os.write(launch.channels.mapped[1], b"m")
+        status = supervisor.wait(launch.pid_file.write if launch.pid_file else None)
+    except BaseException:
+        supervisor.end()
+        raise
+    finally:
+        if launch.pid_file:
+            launch.pid_file.remove()
+    launch.prog.say(f"PROG {supervisor.how}")
+    os._exit(status)
+
+
+def enter_user_namespace(launch):
+    """Have the ids of the new user namespace mapped, if there is one."""
+    ids = launch.ids
+    if ids and ids.privileged:
+        os.read(launch.channels.mapped[0], 1)
+    elif ids:
+        show_self()
+        build.write_id_maps("self", ids)
+    if ids:
+        launch.prog.say(f"user namespace: uid and gid {ids.inside} inside are {ids.outside} outside")
+    kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
+
+
+def show_self():
+    """Make this process dumpable: the id maps of one that is not are root's.
+
+    Behind another hako-run it is not, and is alone in there; behind hako-enter
+    it is not either, and those inside would look into it.
+    """
+    if not kernel.prctl("GET_DUMPABLE"):
+        if program.watched:
+            raise Failure(
+                "no user namespace for hako-run behind hako-enter, which others could look into "
+                "[run it by its path, with a slash]"
+            )
+        kernel.prctl("SET_DUMPABLE", 1)
+
+
+def become_inmate(launch):
+    """Enter the sandbox with this process and make it what PROG is to find."""
+    if launch.box.as_pid_1:
+        with call("readlink /proc/self", "hako needs /proc"):
+            os.write(launch.channels.started[1], os.readlink("/proc/self").encode())
+        os.setsid()
+    else:
+        os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
+    build.enter(launch.box, launch.prog, launch.ids)
+    host_uid = launch.ids.outside[0] if launch.ids else None
+    program.settle(launch.prog, launch.waiting, host_uid, own_session=True)

@@ -1,0 +1,17 @@
+"""The commands' docstrings as docopt reads them. Made by `make patterns`; a test holds it to them.
+
+Each function takes the module docopt and returns its pattern of one command.
+"""
+
+
+
+def run(docopt):
+    return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option(None, '--as-pid-1', 0, False), docopt.Option('-c', '--chdir', 1, '/'), docopt.Option(None, '--dev', 0, False), docopt.Option('-g', '--group', 1, None), docopt.Option('-H', '--hostname', 1, None), docopt.Option('-N', '--network', 1, 'none'), docopt.Option('-p', '--pid-file', 1, None), docopt.Option(None, '--proc', 0, False), docopt.Option(None, '--setup', 1, None), docopt.Option('-u', '--user', 1, None), docopt.Option(None, '--userns', 1, 'auto'), docopt.Option('-v', '--verbose', 0, False), docopt.Option('-W', '--writable', 0, False))), docopt.OneOrMore(docopt.Optional(docopt.Option('-m', '--mount', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--tmpfs', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option('-e', '--env', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--cap-add', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--keep-fd', 1, []))), docopt.Argument('TARGET', None), docopt.Optional(docopt.Command('--', False)), docopt.Optional(docopt.Argument('PROG', None), docopt.Optional(docopt.OneOrMore(docopt.Argument('ARG', []))))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
+
+
+def enter(docopt):
+    return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option('-c', '--chdir', 1, '/'), docopt.Option('-f', '--fork', 0, False), docopt.Option('-g', '--group', 1, None), docopt.Option(None, '--no-cgroup', 0, False), docopt.Option('-u', '--user', 1, None), docopt.Option('-v', '--verbose', 0, False))), docopt.OneOrMore(docopt.Optional(docopt.Option('-e', '--env', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--cap-add', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--keep-fd', 1, []))), docopt.Argument('PID', None), docopt.Optional(docopt.Command('--', False)), docopt.Optional(docopt.Argument('PROG', None), docopt.Optional(docopt.OneOrMore(docopt.Argument('ARG', []))))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
+
+
+def rlimit_exec(docopt):
+    return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option(None, '--as', 1, None), docopt.Option(None, '--core', 1, None), docopt.Option(None, '--cpu', 1, None), docopt.Option(None, '--data', 1, None), docopt.Option(None, '--fsize', 1, None), docopt.Option(None, '--locks', 1, None), docopt.Option(None, '--memlock', 1, None), docopt.Option(None, '--msgqueue', 1, None), docopt.Option(None, '--nice', 1, None), docopt.Option(None, '--nofile', 1, None), docopt.Option(None, '--nproc', 1, None), docopt.Option(None, '--rss', 1, None), docopt.Option(None, '--rtprio', 1, None), docopt.Option(None, '--rttime', 1, None), docopt.Option(None, '--sigpending', 1, None), docopt.Option(None, '--stack', 1, None))), docopt.Optional(docopt.Command('--', False)), docopt.Argument('PROG', None), docopt.Optional(docopt.OneOrMore(docopt.Argument('ARG', [])))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))

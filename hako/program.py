@@ -1,0 +1,132 @@
+"""How PROG is started: as whom, where, with which environment and descriptors.
+
+What hako-run, hako-enter and hako-policy have in common (the design, 2.2).
+"""
+
+import _signal
+import fcntl
+import os
+import stat
+
+from hako import guard, identity, kernel, values
+from hako.failure import Failure, call, show
+
+
+# Whether this process is in a sandbox with others already, who may look at it.
+watched = False
+
+
+class Program:
+    """How PROG is started.
+
+    identity   as whom: identity.Identity
+    env        [(NAME, VALUE or None for the caller's)]; nothing else is in its environment
+    chdir      directory inside the sandbox
+    keep_fds   descriptors above 2 that it keeps
+    say        takes a line for --verbose
+    """
+
+    __slots__ = ("chdir", "env", "identity", "keep_fds", "say")
+
+    def __init__(self, **fields):
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+
+def from_args(args, say):
+    """The Program that the shared options among ARGS mean; with --verbose, SAY takes its lines."""
+
+    def silent(line):
+        del line
+
+    return Program(
+        identity=identity.resolve(args["--user"], args["--group"], args["--cap-add"]),
+        env=[variable(text) for text in args["--env"]],
+        chdir=args["--chdir"] or "/",
+        keep_fds=[descriptor(text) for text in args["--keep-fd"]],
+        say=say if args["--verbose"] else silent,
+    )
+
+
+def variable(text):
+    """TEXT, NAME or NAME=VALUE, as a pair; None is the caller's value."""
+    name, given, value = text.partition("=")
+    if not name:
+        raise Failure(f"--env: not NAME or NAME=VALUE: {text!r}")
+    return name, value if given else None
+
+
+def descriptor(text):
+    """TEXT, the value of --keep-fd: the number of an open descriptor above 2."""
+    fd = values.whole("--keep-fd", text)
+    if fd < 3:
+        raise Failure(f"--keep-fd: 0, 1 and 2 are always kept: {text!r}")
+    if not is_open(fd):
+        raise Failure(f"--keep-fd: not open: {text!r}")
+    return fd
+
+
+def is_open(fd):
+    """Whether the descriptor FD is open."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def check_standard_descriptors():
+    """Refuse a directory at 0, 1 or 2: PROG could walk the host from it."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if is_open(fd) and stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise Failure(f"{name} is a directory, from which PROG could leave the sandbox")
+
+
+def environment(program):
+    """The environment of PROG, {name: value}: only what --env names."""
+    env = {}
+    for name, value in program.env:
+        if value is None and name not in os.environ:
+            raise Failure(f"--env: not set here: {name!r}")
+        env[name] = os.environ[name] if value is None else value
+    return env
+
+
+def settle(program, waiting, host_uid, own_session):
+    """Make this process what PROG is to find, but for the exec; it is in the sandbox already.
+
+    WAITING are descriptors to leave to exec. HOST_UID is PROG's uid as the host
+    sees it, None inside a user namespace of ours without a uid there. The order:
+    descriptors first, for with them nothing of the host is left; ids while there
+    are capabilities to do it; the current directory by PROG's own rights; the
+    filters when no_new_privs is set and there is nothing else to do.
+    """
+    env = environment(program)
+    kernel.close_all_but([*program.keep_fds, *waiting])
+    for fd in program.keep_fds:
+        with call(f"keep descriptor {fd}"):
+            os.set_inheritable(fd, True)
+    identity.assume(program.identity)
+    with call(f"chdir {show(program.chdir)}"):
+        os.chdir(program.chdir)
+    guard.protect_interpreter(*host_rights(host_uid))
+    guard.protect_terminal([0, 1, 2, *program.keep_fds], own_session)
+    os.environ.clear()
+    os.environ.update(env)
+    default_signals()
+
+
+def host_rights(host_uid):
+    """HOST_UID or, if None, ours, and the capabilities that count on the host: those without a user namespace."""
+    if host_uid is not None:
+        return host_uid, ()
+    effective = kernel.capget()[0]
+    return os.geteuid(), [cap for cap in range(64) if effective >> cap & 1]
+
+
+def default_signals():
+    """Give PROG default actions and an empty mask, whatever the caller had."""
+    for number in range(1, _signal.NSIG):
+        if _signal.getsignal(number) is _signal.SIG_IGN:
+            _signal.signal(number, _signal.SIG_DFL)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

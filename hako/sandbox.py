@@ -1,0 +1,134 @@
+"""What a sandbox is to be: data, checked, without a system call."""
+
+from hako import values
+from hako.failure import Failure
+
+MOUNT_FLAGS = {"ro", "rw", "norec", "dev", "noexec", "optional"}
+
+
+class Sandbox:
+    """What hako-run builds around PROG.
+
+    target      directory that becomes the root; contains .hako
+    mounts      [Bind, Tmpfs, Proc or Dev], parents first, one a mount point
+    writable    whether the root may be written
+    setup       host program to run before the pivot, or None
+    network     "none", "host" or the path of a network namespace
+    hostname    or None for the host's
+    user_namespace  whether to make one
+    as_pid_1    whether PROG is PID 1 instead of the init
+    """
+
+    __slots__ = (
+        *("target", "mounts", "writable", "setup", "network"),
+        *("hostname", "user_namespace", "as_pid_1"),
+    )
+
+    def __init__(self, **fields):
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+
+class Bind:
+    """The file or directory SRC of the caller, seen at DST of the sandbox; FLAGS as in MOUNT_FLAGS."""
+
+    __slots__ = ("dst", "flags", "src")
+
+    def __init__(self, src, dst, flags=()):
+        self.src, self.dst, self.flags = src, dst, frozenset(flags)
+
+
+class Tmpfs:
+    """An empty tmpfs at DST, of at most SIZE bytes (None: the kernel's half of the memory)."""
+
+    __slots__ = ("dst", "size")
+
+    def __init__(self, dst, size=None):
+        self.dst, self.size = dst, size
+
+
+class Proc:
+    """A fresh, masked proc at DST."""
+
+    __slots__ = ("dst",)
+
+    def __init__(self, dst="/proc"):
+        self.dst = dst
+
+
+class Dev:
+    """A minimal device tree at DST."""
+
+    __slots__ = ("dst",)
+
+    def __init__(self, dst="/dev"):
+        self.dst = dst
+
+
+def bind(option, spec):
+    """The Bind that SPEC, "SRC:DST[:FLAGS]", the value of OPTION, means."""
+    fields = split(spec)
+    if len(fields) not in (2, 3):
+        raise Failure(f"{option}: not SRC:DST or SRC:DST:FLAGS: {spec!r}")
+    src, dst = fields[:2]
+    if not src:
+        raise Failure(f"{option}: SRC is empty: {spec!r}")
+    flags = fields[2].split(",") if len(fields) == 3 else []
+    for flag in flags:
+        if flag not in MOUNT_FLAGS:
+            raise Failure(f"{option}: unknown flag {flag!r}: {spec!r}")
+    if {"ro", "rw"} <= set(flags):
+        raise Failure(f"{option}: both ro and rw: {spec!r}")
+    check_mount_point(option, dst, spec)
+    return Bind(src, dst, flags)
+
+
+def tmpfs(option, spec):
+    """The Tmpfs that SPEC, "DST[:SIZE]", the value of OPTION, means."""
+    dst, *sizes = split(spec)
+    if len(sizes) > 1:
+        raise Failure(f"{option}: not DST or DST:SIZE: {spec!r}")
+    check_mount_point(option, dst, spec)
+    size = values.size(option, sizes[0]) if sizes else None
+    if size == 0:
+        raise Failure(f"{option}: a size of 0 would mean no limit: {spec!r}")
+    return Tmpfs(dst, size)
+
+
+def check_mount_point(option, dst, spec):
+    """Refuse a DST that names no place below the root."""
+    if not dst:
+        raise Failure(f"{option}: DST is empty: {spec!r}")
+    if not steps(dst):
+        raise Failure(f"{option}: DST is the root itself, which is TARGET: {spec!r}")
+
+
+def split(spec):
+    r"""SPEC at its colons; "\:" is a colon, and "\\" before a colon is a backslash."""
+    fields, field, backslashes = [], "", 0
+    for char in spec:
+        if char == "\\":
+            backslashes += 1
+            continue
+        if char == ":":
+            field += "\\" * (backslashes // 2)
+            if backslashes % 2:
+                field += ":"
+            else:
+                fields.append(field)
+                field = ""
+        else:
+            field += "\\" * backslashes + char
+        backslashes = 0
+    return [*fields, field + "\\" * backslashes]
+
+
+def steps(path):
+    """The names along PATH, a tuple, without empty ones and "."."""
+    return tuple(name for name in path.split("/") if name not in ("", "."))
+
+
+def ordered(mounts):
+    """MOUNTS with parents first; of two at one mount point the later."""
+    last = {steps(mount.dst): mount for mount in mounts}
+    return [last[key] for key in sorted(last)]

@@ -1,0 +1,27 @@
+"""Values from command lines, parsed whole: what is not exactly a value is a Failure."""
+
+from hako.failure import Failure
+
+LARGEST = 2**63 - 1
+SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def whole(option, text, largest=LARGEST):
+    """TEXT, the value of OPTION, as an int: ASCII digits only, 0 to LARGEST."""
+    if not digits(text) or int(text) > largest:
+        raise Failure(f"{option}: not a whole number: {text!r}")
+    return int(text)
+
+
+def size(option, text):
+    """TEXT, the value of OPTION, in bytes: a whole number, perhaps with K, M or G (powers of 1024)."""
+    factor = SUFFIXES.get(text[-1:], 1)
+    count = text[:-1] if factor > 1 else text
+    if not digits(count) or int(count) * factor > LARGEST:
+        raise Failure(f"{option}: not a size, a whole number or one with K, M or G: {text!r}")
+    return int(count) * factor
+
+
+def digits(text):
+    """Whether TEXT is nothing but ASCII digits, and few enough to be a 64-bit number."""
+    return text.isascii() and text.isdigit() and len(text) < 21
