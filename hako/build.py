@@ -47,9 +47,14 @@ def namespaces(box):
     flags |= kernel.CLONE_NEWCGROUP
     if box.network == "none":
         flags |= kernel.CLONE_NEWNET
-    if box.user_namespace:
+    if needs_user_namespace(box):
         flags |= kernel.CLONE_NEWUSER
     return flags
+
+
+def needs_user_namespace(box):
+    """Whether BOX needs a user namespace, made by this process with the capabilities that it has now."""
+    return box.userns == "always" or (box.userns == "auto" and not kernel.capable(kernel.CAP_SYS_ADMIN))
 
 
 def check(box):

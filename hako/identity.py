@@ -47,10 +47,9 @@ def id_maps(who):
     A caller who may map any id has PROG run under that very id on the host too;
     who may not maps the own one.
     """
-    effective = kernel.capget()[0]
     own = os.geteuid(), os.getegid()
     inside = own[0] if who.uid is None else who.uid, own[1] if who.gid is None else who.gid
-    privileged = bool(effective >> CAP_SETUID & 1 and effective >> CAP_SETGID & 1)
+    privileged = kernel.capable(CAP_SETUID) and kernel.capable(CAP_SETGID)
     return IdMaps(inside, inside if privileged else own, privileged)
 
 

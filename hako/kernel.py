@@ -109,7 +109,7 @@ SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
 SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP = 13, 15, 17, 18, 19, 20
 SIGXFSZ, SIGWINCH = 25, 28
 
-CAP_SETPCAP, CAP_SYS_ADMIN = 8, 21
+CAP_SYS_ADMIN = 21
 CAPABILITIES = (
     "chown dac_override dac_read_search fowner fsetid kill setgid setuid setpcap linux_immutable "
     "net_bind_service net_broadcast net_admin net_raw ipc_lock ipc_owner sys_module sys_rawio "
@@ -304,6 +304,11 @@ def capget():
     data = (ctypes.c_uint32 * 6)()
     _call("capget", "", _capabilities_header(), data)
     return tuple(data[i] | data[i + 3] << 32 for i in range(3))
+
+
+def capable(cap):
+    """Whether this process has the capability CAP in effect."""
+    return bool(capget()[0] >> cap & 1)
 
 
 def capset(mask):

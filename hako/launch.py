@@ -25,7 +25,7 @@ class Launch:
     def __init__(self, box, prog, pid_file, waiting):
         self.box, self.prog, self.waiting = box, prog, waiting
         self.pid_file = supervise.PidFile(pid_file) if pid_file is not None else None
-        self.ids = identity.id_maps(prog.identity) if box.user_namespace else None
+        self.ids = identity.id_maps(prog.identity) if build.needs_user_namespace(box) else None
         self.channels = supervise.Channels()
 
 
@@ -56,9 +56,11 @@ def new_namespaces(box):
     try:
         return kernel.clone3(build.namespaces(box))
     except Failure as err:
-        if box.user_namespace:
-            raise Failure(f"{err} [user namespaces are not to be had here; as root they are not needed]") from err
-        raise
+        if build.needs_user_namespace(box):
+            hint = "user namespaces are not to be had here; root needs none"
+        else:
+            hint = "namespaces need CAP_SYS_ADMIN, or --userns=always"
+        raise Failure(f"{err} [{hint}]", errno=err.errno) from err
 
 
 def wait_outside(launch, supervisor):

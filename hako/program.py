@@ -11,7 +11,6 @@ import stat
 from hako import guard, identity, kernel, values
 from hako.failure import Failure, call, show
 
-
 # Whether this process is in a sandbox with others already, who may look at it.
 watched = False
 

@@ -3,6 +3,7 @@
 from hako import values
 from hako.failure import Failure
 
+USERNS_MODES = ("auto", "always", "never")
 MOUNT_FLAGS = {"ro", "rw", "norec", "dev", "noexec", "optional"}
 
 
@@ -15,13 +16,13 @@ class Sandbox:
     setup       host program to run before the pivot, or None
     network     "none", "host" or the path of a network namespace
     hostname    or None for the host's
-    user_namespace  whether to make one
+    userns      whether to make a user namespace: auto (without CAP_SYS_ADMIN), always, never
     as_pid_1    whether PROG is PID 1 instead of the init
     """
 
     __slots__ = (
         *("target", "mounts", "writable", "setup", "network"),
-        *("hostname", "user_namespace", "as_pid_1"),
+        *("hostname", "userns", "as_pid_1"),
     )
 
     def __init__(self, **fields):

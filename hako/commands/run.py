@@ -38,7 +38,7 @@ See namespaces(7), pivot_root(2), hako-chain(7).
 
 import os
 
-from hako import build, core, kernel, launch, program, sandbox, supervise
+from hako import build, core, launch, program, sandbox, supervise
 from hako.failure import Failure, call
 
 DEFAULT = ["/sbin/init"]
@@ -61,6 +61,8 @@ def describe(args):
     """The Sandbox that ARGS mean."""
     if args["--hostname"] is not None and not 0 < len(os.fsencode(args["--hostname"])) <= 64:
         raise Failure(f"--hostname: not of 1 to 64 bytes: {args['--hostname']!r}")
+    if args["--userns"] not in sandbox.USERNS_MODES:
+        raise Failure(f"--userns: not auto, always or never: {args['--userns']!r}")
     if not args["--network"]:
         raise Failure("--network: neither none, host nor a file: ''")
     return sandbox.Sandbox(
@@ -70,7 +72,7 @@ def describe(args):
         setup=setup(args["--setup"]),
         network=args["--network"],
         hostname=args["--hostname"],
-        user_namespace=user_namespace(args["--userns"]),
+        userns=args["--userns"],
         as_pid_1=args["--as-pid-1"] or args["PROG"] is None,
     )
 
@@ -94,10 +96,3 @@ def setup(path):
         raise Failure("--setup: not a file: ''")
     with call("getcwd"):
         return os.path.join(os.getcwd(), path)
-
-
-def user_namespace(mode):
-    """Whether MODE, the value of --userns, asks for a user namespace."""
-    if mode not in ("auto", "always", "never"):
-        raise Failure(f"--userns: not auto, always or never: {mode!r}")
-    return mode == "always" or (mode == "auto" and not kernel.capget()[0] >> kernel.CAP_SYS_ADMIN & 1)
