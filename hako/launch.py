@@ -31,7 +31,6 @@ class Launch:
 
 def enter(box, prog, pid_file, waiting):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return."""
-    program.check_standard_descriptors()
     launch = Launch(box, prog, pid_file, waiting)
     signals = supervise.hold_signals()
     pid, pidfd = new_namespaces(box)

@@ -88,11 +88,11 @@ def be_init(prog, who, channels):
     for fd in (0, 1, 2):
         os.close(fd)  # a caller that reads to the end waits for PROG, not for us
     while True:
-        number = _signal.sigwait((kernel.SIGCHLD, *FORWARDED))
-        if number == kernel.SIGCHLD:
+        signal = _signal.sigwaitinfo((kernel.SIGCHLD, *FORWARDED))
+        if signal.si_signo == kernel.SIGCHLD:
             reap(prog, channels)
-        else:
-            os.kill(prog, number)
+        elif signal.si_pid == 0:  # from outside the pid namespace; those inside have no business with PID 1
+            os.kill(prog, signal.si_signo)
 
 
 def reap(prog, channels):
