@@ -6,6 +6,7 @@ to be of the same process, so that a pid that was reused is noticed.
 
 import fcntl
 import os
+import select
 
 from hako import cgroup, kernel
 from hako.failure import Failure, call, refused
@@ -45,9 +46,10 @@ class Inmate:
             raise refused(f"pidfd_open {pid}", err.errno, hint) from err
         with call(f"open /proc/{pid}"):
             self.proc = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        kernel.pidfd_send_signal(self.pidfd, 0)  # still there, so /proc/PID is this process's
-        if self.status()["State"].startswith(("Z", "X")):
-            raise Failure(f"process {pid} has ended: it is a zombie")
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        if poll.poll(0):  # else it is still there, so /proc/PID is this process's
+            raise Failure(f"process {pid} has ended")
 
     def close(self):
         """Let go of the process."""

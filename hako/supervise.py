@@ -107,7 +107,9 @@ def reap(prog, channels):
 
 
 def forget(waiting):
-    """Close the descriptors WAITING: this process waits itself and will never exec."""
+    """Close the descriptors WAITING, and stdin and stdout, which are PROG's: this process waits and never execs."""
+    os.close(0)
+    os.close(1)
     for fd in waiting:
         os.close(fd)
     waiting.clear()
