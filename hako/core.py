@@ -46,6 +46,10 @@ def main(argv):
         fail(f"{getattr(err, 'name', name)}: {err}", err.status)
     except MemoryError:
         fail(f"{name}: out of memory", FAILED)
+    except Exception:
+        # A bug, and perhaps in the process that was to be PROG: say so, run nothing.
+        sys.excepthook(*sys.exc_info())
+        fail(f"{name}: a bug in hako, above", FAILED)
 
 
 def prepare(argv):

@@ -288,11 +288,16 @@ def set_ambient(caps):
 
 def limit_bounding(caps):
     """Drop every capability not in CAPS (numbers) from the bounding set, also those without a name here."""
+    named = range(len(CAPABILITIES))  # python-prctl takes no other; through it a call is four times faster
     PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
-    for cap in range(64):
-        held = -1 if cap in caps else _raw_prctl(PR_CAPBSET_READ, cap)
-        if held == 1 and _raw_prctl(PR_CAPBSET_DROP, cap) == -1:
+    for cap in named:
+        if cap not in caps and _prctl.prctl(PR_CAPBSET_READ, cap):
+            prctl("CAPBSET_DROP", cap)
+    cap = len(named)
+    while _raw_prctl(PR_CAPBSET_READ, cap) != -1:
+        if _raw_prctl(PR_CAPBSET_DROP, cap) == -1:
             raise refused(f"prctl PR_CAPBSET_DROP {cap}", ctypes.get_errno())
+        cap += 1
 
 
 def _capabilities_header():

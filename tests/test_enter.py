@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import DEADLINE, SYSTEM
+from conftest import DEADLINE, SYSTEM, Who
 
 EVERY = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 
@@ -120,8 +120,6 @@ def test_user_inside(who, sandboxes):
 @pytest.mark.root
 def test_root_enters_an_ordinary_users_sandbox(who, sandboxes):
     """As its owner: there is no other id in there."""
-    from conftest import Who
-
     owner = Who("user")
     owner.box = who.box
     os.chown(who.box.parent, owner.uid, owner.uid)
@@ -224,8 +222,6 @@ def is_kernel_thread(path):
 
 @pytest.mark.root
 def test_another_users_sandbox_is_not_yours(who, sandboxes):
-    from conftest import Who
-
     pid = sandboxes(who)
     done = Who("user").run("hako-enter", "--fork", pid_text(pid), "/bin/echo", "ran")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (125, "", 1)

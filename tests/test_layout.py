@@ -1,0 +1,157 @@
+"""The code held to its plan: who imports whom, what is made from what, what stands once."""
+
+import ast
+import configparser
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from hako import core
+
+TOP = pathlib.Path(__file__).parent.parent
+# What each module of hako may import of hako. Downwards only; nothing imports a command.
+BASE = {"failure"}
+PLAN = {
+    "__init__": set(),
+    "failure": set(),
+    "values": BASE,
+    "patterns": set(),
+    "kernel": BASE,
+    "core": BASE | {"__init__", "patterns"},
+    "sandbox": BASE | {"values"},
+    "identity": BASE | {"kernel", "values"},
+    "guard": BASE | {"kernel"},
+    "cgroup": BASE,
+    "program": BASE | {"guard", "identity", "kernel", "values"},
+    "build": BASE | {"kernel", "sandbox"},
+    "supervise": BASE | {"identity", "kernel"},
+    "launch": BASE | {"build", "identity", "kernel", "program", "supervise"},
+    "join": BASE | {"cgroup", "kernel"},
+    "commands/__init__": set(),
+    "commands/run": BASE | {"build", "core", "launch", "program", "sandbox", "supervise"},
+    "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "values"},
+    "commands/rlimit_exec": BASE | {"values"},
+}
+MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))
+
+
+def imports(name):
+    """The modules that hako/NAME.py imports, as far as the source says."""
+    for node in ast.walk(ast.parse((TOP / f"hako/{name}.py").read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "hako":
+            yield from (f"hako.{'__init__' if alias.name.startswith('_') else alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+def test_the_plan_is_complete():
+    assert sorted(PLAN) == MODULES
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_one_way(name):
+    of_hako = {module.removeprefix("hako.") for module in imports(name) if module.startswith("hako.")}
+    assert of_hako <= PLAN[name]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_the_kernel_module_knows_ctypes_and_prctl(name):
+    found = {module.partition(".")[0] for module in imports(name)} & {"ctypes", "prctl", "_prctl"}
+    assert not found or name == "kernel"
+
+
+@pytest.mark.parametrize("command", list(core.COMMANDS))
+def test_what_is_imported_at_the_start(command):
+    """Start-up is a feature: none of these is needed before PROG runs."""
+    code = f"import sys; from hako import core; core.prepare([{command!r}, *sys.argv[1:]]); print(*sys.modules)"
+    argv = {"rlimit-exec": ["--core=0", "true"], "hako-run": ["--userns=auto", "/", "x"], "hako-enter": ["1"]}[command]
+    if command != "rlimit-exec":
+        code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at
+    places = [str(TOP), *(place for place in sys.path if "site-packages" in place)]
+    path = f"import sys; sys.path[:0] = {places!r}; "
+    done = subprocess.run([sys.executable, "-IS", "-c", path + code, *argv], capture_output=True, text=True, check=True)
+    slow = {"re", "enum", "signal", "functools", "collections", "contextlib", "socket", "subprocess", "json", "typing"}
+    slow |= {
+        "tomllib",
+        "dataclasses",
+        "asyncio",
+        "logging",
+        "argparse",
+        "inspect",
+        "importlib.util",
+        "pathlib",
+        "prctl",
+    }
+    assert slow & set(done.stdout.split()) == set()
+    assert "docopt" in done.stdout.split()
+
+
+def test_the_patterns_are_those_of_the_docstrings():
+    made = subprocess.run(
+        [sys.executable, TOP / "tools/make_patterns.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": TOP},
+    )
+    assert made.stdout == (TOP / "hako/patterns.py").read_text()
+
+
+@pytest.mark.parametrize("command", list(core.COMMANDS))
+def test_a_docstring_is_a_help_text(command):
+    doc = core.load(command).__doc__
+    assert doc.startswith(f"{command} - ")
+    assert doc.lower().count("usage:") == 1
+    assert doc.rstrip().splitlines()[-1].startswith("See ")
+    options = doc.partition("Options:")[2].partition("\n\n")[0].strip("\n").splitlines()
+    assert all(line.startswith(("  -", "       ")) for line in options)
+    assert all(len(line) <= 120 for line in doc.splitlines())
+
+
+def test_one_script_a_command():
+    scripts = sorted((TOP / "bin").iterdir())
+    assert [path.name for path in scripts] == sorted(core.COMMANDS)
+    assert {path.read_text() for path in scripts} == {
+        "#!/usr/bin/env -S python3 -I\nimport sys\nfrom hako import core\ncore.main(sys.argv)\n"
+    }
+
+
+def test_the_built_commands_are_isolated():
+    """Without -I a sandboxed program that can write ~/.local plants a module which the next hako-run imports."""
+    for command in core.COMMANDS:
+        first, second, *_ = (pathlib.Path(sys.executable).parent / command).read_text().splitlines()
+        assert re.fullmatch(r"#!/\S+ -IS", first)
+        assert second.startswith("import sys; sys.path[:0] = [")
+
+
+def test_setup_cfg_names_all_that_is_there():
+    config = configparser.ConfigParser()
+    config.read(TOP / "setup.cfg")
+    assert sorted(config["options"]["scripts"].split()) == sorted(f"bin/{name}" for name in core.COMMANDS)
+    pages = " ".join(config["options.data_files"].values()).split()
+    assert sorted(pages) == sorted(path.relative_to(TOP).as_posix() for path in (TOP / "man").iterdir())
+    assert config["options"]["packages"].split() == ["hako", "hako.commands"]
+
+
+def test_every_function_says_what_it_does():
+    for name in MODULES:
+        if name == "patterns":
+            continue
+        tree = ast.parse((TOP / f"hako/{name}.py").read_text())
+        kinds = (ast.FunctionDef, ast.ClassDef)
+        inner = {id(node) for parent in ast.walk(tree) if isinstance(parent, ast.FunctionDef) for node in parent.body}
+        missing = [
+            node.name
+            for node in ast.walk(tree)
+            if isinstance(node, kinds)
+            and id(node) not in inner
+            and not ast.get_docstring(node)
+            and not node.name.startswith("_")
+        ]
+        assert missing == [], name
+    assert ast.get_docstring(ast.parse((TOP / "hako/core.py").read_text()))

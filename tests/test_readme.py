@@ -1,0 +1,78 @@
+"""The README's own commands, and what an installation puts where."""
+
+import os
+import pathlib
+import re
+import subprocess
+
+import pytest
+
+from conftest import BIN, Who
+
+TOP = pathlib.Path(__file__).parent.parent
+
+
+def blocks(kind):
+    """The blocks of the README that are marked KIND."""
+    return re.findall(rf"```{kind}\n(.*?)```", (TOP / "README.md").read_text(), re.S)
+
+
+def test_the_transcripts_are_true(who, place):
+    """Every console block prints what it says, in the directory that the sh block makes."""
+    script, expected = [*blocks("sh")], []
+    for block in blocks("console"):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                script.append(line.removeprefix("$ "))
+            else:
+                expected.append(line)
+    assert len(expected) > 5
+    done = who.run(
+        "sh", "-c", "\n".join(script), cwd=place, stderr=subprocess.STDOUT, capture_output=False, stdout=subprocess.PIPE
+    )
+    assert done.stdout.splitlines() == expected
+
+
+def test_the_commands_named_are_there():
+    text = (TOP / "README.md").read_text()
+    targets = re.findall(r"`?make ([a-z]+)", text)
+    made = re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(), re.M)
+    assert set(targets) <= set(made)
+
+
+def test_make_demo_runs_the_main_job(who):
+    done = who.run(TOP / "tools/demo", BIN, who.box.parent / "sandbox")
+    assert (done.returncode, done.stderr) == (0, "")
+    for line in ("the root:      .hako bin proc", "Read-only file system", f"uid={who.uid}", "NoNewPrivs:\t1"):
+        assert line in done.stdout
+
+
+@pytest.mark.root
+def test_install_and_uninstall(who, place):
+    """What is installed works for everybody, without the checkout; what is uninstalled is gone."""
+    prefix = place / "prefix"
+    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"PREFIX={prefix}"]
+    subprocess.run([*make, "install"], check=True, stdin=subprocess.DEVNULL)
+    ordinary = Who("user")
+    os.chown(place, ordinary.uid, ordinary.uid)
+    ordinary.box = who.box
+    ordinary.env["PATH"] = f"{prefix}/bin:/usr/bin:/bin"
+    done = ordinary.inside("rlimit-exec", "--nofile=16", "/bin/sh", "-c", "ulimit -n")
+    assert (done.stdout, done.stderr) == ("16\n", "")
+    assert (prefix / "bin/hako-run").read_text().splitlines()[0].endswith(" -IS")
+    assert str(TOP) not in (prefix / "bin/hako-run").read_text()
+    assert {path.name for path in (prefix / "share/man").rglob("*.?")} == {
+        path.name for path in (TOP / "man").iterdir()
+    }
+    assert list((prefix / "lib/hako").rglob("*.pyc"))
+    subprocess.run([*make, "uninstall"], check=True, stdin=subprocess.DEVNULL)
+    assert [path for path in prefix.rglob("*") if not path.is_dir()] == []
+
+
+@pytest.mark.root
+def test_install_into_a_staging_directory(place):
+    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"DESTDIR={place}/stage", "PREFIX=/usr"]
+    subprocess.run([*make, "install"], check=True, stdin=subprocess.DEVNULL)
+    text = (place / "stage/usr/bin/hako-run").read_text()
+    assert 'sys.path[:0] = ["/usr/lib/hako"]' in text
+    assert "stage" not in text
