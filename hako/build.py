@@ -144,12 +144,15 @@ def enter(box, program, ids):
         take_ids(*ids.inside)
     join_network(box, program.say)
     builder = Builder(box, program, target, sources)
+    setup = absolute(box.setup) if box.setup is not None else None
     builder.mount_all()
-    if box.setup is not None:
-        run_setup(box.setup, builder.root)
+    if setup is not None:
+        run_setup(setup, builder.root)
+        program.say(f"setup: {show(setup)}")
     builder.pivot()
     if box.hostname is not None:
         kernel.sethostname(box.hostname)
+        program.say(f"hostname: {show(box.hostname)}")
 
 
 def take_ids(uid, gid):
@@ -418,6 +421,14 @@ class Builder:
         with call("chdir /"):
             os.chdir("/")
         os.close(old)
+
+
+def absolute(path):
+    """PATH, absolute: what it names is run from another directory."""
+    if path.startswith("/"):
+        return path
+    with call("getcwd"):
+        return os.path.join(os.getcwd(), path)
 
 
 def is_directory(fd):

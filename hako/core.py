@@ -34,6 +34,8 @@ def main(argv):
     """Run the chain ARGV: prepare every link, enter each in turn, become PROG; never return."""
     name = os.path.basename(argv[0])
     try:
+        if name not in COMMANDS:
+            raise Failure(f"no command of hako has this name: {', '.join(COMMANDS)}")
         hold_standard_descriptors()
         undo_cpython()
         entries, argv = prepare([name, *argv[1:]])

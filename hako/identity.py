@@ -137,6 +137,13 @@ def assume(identity):
     kernel.prctl("SET_NO_NEW_PRIVS", 1)
 
 
+def told(identity):
+    """IDENTITY, which this process has taken on, for people."""
+    kept = identity.capabilities
+    kept = "all" if kept is None else ",".join(kernel.CAPABILITIES[cap] for cap in kept) or "none"
+    return f"uid {os.geteuid()}, gid {os.getegid()}, capabilities: {kept}"
+
+
 def change_ids(identity):
     """Set the groups, then all of the gids, then all of the uids: the other way round would be too late."""
     if identity.clear_groups and os.getgroups():

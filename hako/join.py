@@ -6,9 +6,10 @@ to be of the same process, so that a pid that was reused is noticed.
 
 import fcntl
 import os
+import resource
 import select
 
-from hako import cgroup, kernel
+from hako import cgroup, identity, kernel
 from hako.failure import Failure, call, refused
 
 ENOENT, ESRCH, EACCES = 2, 3, 13
@@ -120,12 +121,22 @@ class Inmate:
             raise Failure(f"process {self.pid} has left the user namespace of its sandbox")
 
     def outside(self, kind, inside):
-        """The id outside that INSIDE is in the process's user namespace, KIND "uid" or "gid"; None if not mapped."""
-        for line in self.read(f"{kind}_map").splitlines():
-            first, outer, count = map(int, line.split())
+        """The id outside that INSIDE is in the process's user namespace, KIND "uid" or "gid"."""
+        for first, outer, count in self.id_map(kind):
             if first <= inside < first + count:
                 return outer + inside - first
-        return None
+        raise Failure(f"process {self.pid}: its user namespace has no {kind} {inside}")
+
+    def inside(self, kind, outside):
+        """The id in the process's user namespace that OUTSIDE is out here, KIND "uid" or "gid"."""
+        for first, outer, count in self.id_map(kind) if self.flags & kernel.CLONE_NEWUSER else ():
+            if outer <= outside < outer + count:
+                return first + outside - outer
+        return outside
+
+    def id_map(self, kind):
+        """The uid or gid map (KIND) of the process: triples INSIDE OUTSIDE COUNT, as seen from here."""
+        return [tuple(map(int, line.split())) for line in self.read(f"{kind}_map").splitlines()]
 
 
 def enter(inmate, program, with_cgroup):
@@ -133,10 +144,12 @@ def enter(inmate, program, with_cgroup):
 
     None: no user namespace is joined, and PROG's uid is the same everywhere.
     """
-    host_uid = settle_ids(inmate, program.identity) if inmate.flags & kernel.CLONE_NEWUSER else None
+    settle_ids(inmate, program.identity)
+    lower_limits(inmate.read("limits"))
     if with_cgroup:
         # First: the files of cgroups are the host's, out of reach from inside.
         cgroup.join(inmate.read("cgroup"), program.say)
+    host_uid = inmate.outside("uid", program.identity.uid) if inmate.flags & kernel.CLONE_NEWUSER else None
     kernel.setns(inmate.pidfd, inmate.flags, f"{kernel.namespace_names(inmate.flags)} of process {inmate.pid}")
     inmate.close()
     program.say(f"joined {kernel.namespace_names(inmate.flags)} of process {inmate.pid}")
@@ -144,27 +157,29 @@ def enter(inmate, program, with_cgroup):
 
 
 def settle_ids(inmate, who):
-    """Fill in the ids that WHO leaves open, for the user namespace of INMATE; return the uid outside.
+    """Fill in the ids that WHO leaves open: those of INMATE, as its user namespace has them.
 
     Groups go now, in the caller's namespace, which may allow it when that one does not.
     """
     status = inmate.status()
     if who.uid is None:
-        who.uid = own_or_its(inmate, "uid", os.geteuid(), status["Uid"])
+        who.uid = inmate.inside("uid", int(status["Uid"].split()[1]))
     if who.gid is None:
-        who.gid = own_or_its(inmate, "gid", os.getegid(), status["Gid"])
-    if os.geteuid() == 0:
-        who.clear_groups = True
+        who.gid = inmate.inside("gid", int(status["Gid"].split()[1]))
+    if kernel.capable(identity.CAP_SETGID):
         with call("setgroups"):
             os.setgroups([])
-    return inmate.outside("uid", who.uid)
 
 
-def own_or_its(inmate, kind, own, its):
-    """The id inside INMATE's user namespace that is OWN out here, or else what ITS, its ids in status, are there."""
-    for outer in (own, int(its.split()[1])):
-        for line in inmate.read(f"{kind}_map").splitlines():
-            first, start, count = map(int, line.split())
-            if start <= outer < start + count:
-                return first + outer - start
-    raise Failure(f"process {inmate.pid}: its user namespace has no {kind} for PROG: give --user and --group")
+def lower_limits(text):
+    """Lower the resource limits of this process to those in TEXT, a /proc/PID/limits; never raise one.
+
+    Its lines, behind the first, are in the order of the RLIMIT_* numbers.
+    """
+    for number, line in enumerate(text.splitlines()[1:]):
+        theirs = [resource.RLIM_INFINITY if word == "unlimited" else int(word) for word in line[26:].split()[:2]]
+        ours = resource.prlimit(0, number)
+        lower = tuple(min(pair, key=lambda value: value % 2**64) for pair in zip(ours, theirs, strict=True))
+        if lower != ours:
+            with call(f"setrlimit {line[:26].strip()}"):
+                resource.prlimit(0, number, lower)

@@ -10,6 +10,8 @@ import os
 from hako import build, identity, kernel, program, supervise
 from hako.failure import Failure, call
 
+EPERM, ENOSPC, EUSERS = 1, 28, 87
+
 
 class Launch:
     """One sandbox on its way: what the three processes of it have in common.
@@ -31,6 +33,7 @@ class Launch:
 
 def enter(box, prog, pid_file, waiting):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return."""
+    program.check_kept(prog, waiting)
     launch = Launch(box, prog, pid_file, waiting)
     signals = supervise.hold_signals()
     pid, pidfd = new_namespaces(box)
@@ -55,11 +58,18 @@ def new_namespaces(box):
     try:
         return kernel.clone3(build.namespaces(box))
     except Failure as err:
-        if build.needs_user_namespace(box):
-            hint = "user namespaces are not to be had here; root needs none"
-        else:
-            hint = "namespaces need CAP_SYS_ADMIN, or --userns=always"
-        raise Failure(f"{err} [{hint}]", errno=err.errno) from err
+        raise Failure(f"{err}{why_not(err.errno, build.needs_user_namespace(box))}", errno=err.errno) from err
+
+
+def why_not(errno, user_namespace):
+    """What clone3 may mean by ERRNO, with a USER_NAMESPACE asked for or not, as a hint."""
+    if errno == EPERM and not user_namespace:
+        return " [namespaces need CAP_SYS_ADMIN, or --userns=always]"
+    if errno in (EPERM, ENOSPC, EUSERS) and user_namespace:
+        return " [user namespaces are not to be had here; root needs none]"
+    if errno == kernel.EINVAL and program.watched:
+        return " [behind hako-enter, hako-run needs --fork there]"
+    return ""
 
 
 def wait_outside(launch, supervisor):

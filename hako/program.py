@@ -21,18 +21,19 @@ class Program:
     env        [(NAME, VALUE or None for the caller's)]; nothing else is in its environment
     chdir      directory inside the sandbox
     keep_fds   descriptors above 2 that it keeps
+    name       what it is called, for a message
     say        takes a line for --verbose
     """
 
-    __slots__ = ("chdir", "env", "identity", "keep_fds", "say")
+    __slots__ = ("chdir", "env", "identity", "keep_fds", "name", "say")
 
     def __init__(self, **fields):
         for name, value in fields.items():
             setattr(self, name, value)
 
 
-def from_args(args, say):
-    """The Program that the shared options among ARGS mean; with --verbose, SAY takes its lines."""
+def from_args(args, default, say):
+    """The Program that the shared options among ARGS mean; without PROG it is DEFAULT. SAY takes --verbose's lines."""
 
     def silent(line):
         del line
@@ -42,6 +43,7 @@ def from_args(args, say):
         env=[variable(text) for text in args["--env"]],
         chdir=args["--chdir"] or "/",
         keep_fds=[descriptor(text) for text in args["--keep-fd"]],
+        name=show(args["PROG"] or default[0]),
         say=say if args["--verbose"] else silent,
     )
 
@@ -73,6 +75,16 @@ def is_open(fd):
     return True
 
 
+def check_kept(program, waiting):
+    """Refuse to keep what is not open. Called before anything else is opened, which could take the number.
+
+    WAITING, by which earlier commands of the chain wait, are not the caller's to keep.
+    """
+    for fd in program.keep_fds:
+        if fd in waiting or not is_open(fd):
+            raise Failure(f"--keep-fd: not open: '{fd}'")
+
+
 def environment(program):
     """The environment of PROG, {name: value}: only what --env names."""
     env = {}
@@ -102,6 +114,8 @@ def settle(program, waiting, host_uid, own_session):
         os.chdir(program.chdir)
     guard.protect_interpreter(*host_rights(host_uid))
     guard.protect_terminal([0, 1, 2, *program.keep_fds], own_session)
+    program.say(f"dropped: {identity.told(program.identity)}; no_new_privs")
+    program.say(f"execute: {program.name}")
     os.environ.clear()
     os.environ.update(env)
     default_signals()

@@ -207,6 +207,33 @@ def test_a_chain_is_one_interpreter_and_a_name_with_a_slash_is_not(who):
     assert who.run("rlimit-exec", tool.strip(), "--nofile=18", "sh", "-c", "ulimit -n").stdout == "18\n"
 
 
+def test_a_command_under_another_name(who, place):
+    """It would become itself, for ever."""
+    tool = subprocess.run(["which", "hako-run"], capture_output=True, text=True, check=True, env=who.env).stdout.strip()
+    (place / "other").symlink_to(tool)
+    done = who.run(place / "other", "--help")
+    message = "other: no command of hako has this name: hako-run, hako-enter, rlimit-exec\n"
+    assert (done.returncode, done.stderr) == (125, message)
+
+
+def test_a_later_link_keeps_nothing_of_ours(who):
+    """The outer command closes what the inner is to keep; its own descriptors may take the number then."""
+    inner = who.box / "data/inner"
+    for name in (".hako", "bin", "proc"):
+        (inner / name).mkdir(parents=True)
+    (inner / "bin/busybox").touch()
+    with open("/dev/null") as first:
+        fds = [os.dup2(first.fileno(), fd) for fd in range(20, 24)]
+    try:
+        for fd in (*fds, *range(3, 12)):
+            again = ["hako-run", f"--keep-fd={fd}", "-m/bin/busybox:/bin/busybox", "-m/proc:/proc", "/data/inner"]
+            done = who.inside(*again, "/bin/busybox", "true", options=["--proc", "--user=1000"], pass_fds=fds)
+            assert (done.returncode, done.stderr) == (125, f"hako-run: --keep-fd: not open: '{fd}'\n")
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
 def test_nothing_is_imported_from_the_sandbox(who):
     """A planted module is not loaded, whatever it is called (seen: warnings.py, from inside os.execvp)."""
     for name in ("warnings", "encodings/idna", "traceback", "linecache", "hako/core"):

@@ -111,10 +111,25 @@ def test_prog_is_as_harmless_as_in_hako_run(who, sandboxes):
 def test_user_inside(who, sandboxes):
     pid = sandboxes(who, "--user=1000")
     done = who.run("hako-enter", "--fork", pid_text(pid), "/bin/busybox", "id")
-    assert done.stdout.split() == (["uid=1000", "gid=1000"] if who.name == "user" else ["uid=0", "gid=0"])
+    assert (done.stdout, done.stderr) == ("uid=1000 gid=1000\n", "")
     if who.name == "root":
-        done = who.run("hako-enter", "--fork", "--user=1000", pid_text(pid), "/bin/busybox", "id")
-        assert done.stdout.split() == ["uid=1000", "gid=1000"]
+        done = who.run("hako-enter", "--fork", "--user=0", pid_text(pid), "/bin/busybox", "id")
+        assert done.stdout.split() == ["uid=0", "gid=0"]
+
+
+def test_resource_limits_of_the_sandbox_hold(who, place):
+    """Those that it was started with; a lower one of the caller stays."""
+    argv = who.sandbox("/bin/sh", "-c", "echo up; read x", options=[f"-p{place}/pid", "--proc"])
+    process = who.start("rlimit-exec", "--nofile=40:50", "--core=0", *argv, stdin=subprocess.PIPE)
+    assert process.stdout.readline() == "up\n"
+    end = time.monotonic() + DEADLINE
+    while not (place / "pid").exists():
+        assert time.monotonic() < end
+    pid = (place / "pid").read_text().strip()
+    enter = ["hako-enter", "--fork", pid, "/bin/sh", "-c", "ulimit -Sn; ulimit -Hn; ulimit -c"]
+    assert who.run(*enter).stdout.split() == ["40", "50", "0"]
+    assert who.run("rlimit-exec", "--nofile=30", *enter).stdout.split() == ["30", "30", "0"]
+    process.communicate("\n", timeout=DEADLINE)
 
 
 @pytest.mark.root

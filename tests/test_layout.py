@@ -29,7 +29,7 @@ PLAN = {
     "build": BASE | {"kernel", "sandbox"},
     "supervise": BASE | {"identity", "kernel"},
     "launch": BASE | {"build", "identity", "kernel", "program", "supervise"},
-    "join": BASE | {"cgroup", "kernel"},
+    "join": BASE | {"cgroup", "identity", "kernel"},
     "commands/__init__": set(),
     "commands/run": BASE | {"build", "core", "launch", "program", "sandbox", "supervise"},
     "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "values"},

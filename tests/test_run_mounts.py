@@ -440,6 +440,8 @@ def test_verbose_says_each_step(who):
         "network: lo alone",
         f"root: {who.box} ro,nosuid,nodev",
         "mount: /usr on /usr ro",
+        f"dropped: uid {who.uid}, gid {who.uid}, capabilities: none; no_new_privs",
+        "execute: /bin/busybox",
         "PROG exited with status 0",
     ):
         assert f"hako-run: {step}" in lines

@@ -8,7 +8,7 @@ Options:
   -f, --fork           PROG is a child in the pid namespace, and is waited for
   --no-cgroup          stay in the caller's cgroups
   -e, --env=SPEC       NAME=VALUE, or NAME for the caller's value, repeatable; else the environment is empty
-  -u, --user=USER      run PROG as USER, a name or number of the host
+  -u, --user=USER      run PROG as USER, a name or number of the host; else as PID runs
   -g, --group=GROUP    run PROG with GROUP, a name or number; else the primary group of USER
   -c, --chdir=DIR      current directory of PROG, inside the sandbox [default: /]
   --cap-add=CAP        capability that PROG keeps, repeatable; all for every one; else it has none
@@ -19,7 +19,8 @@ Options:
 
 PID is the pid that hako-run --pid-file wrote, or of any process in a sandbox.
 All namespaces in which it differs from the caller are joined, or none, then
-its cgroups, as far as the caller may. Without --fork hako-enter becomes PROG,
+its cgroups, as far as the caller may; resource limits become no higher than
+its own. Without --fork hako-enter becomes PROG,
 whose children are in the pid namespace; with it hako-enter waits and exits
 with PROG's status, 128 and the signal's number if a signal ended it. PROG is
 /bin/sh by default. Exit status: 125 if PID is not in a sandbox or cannot be
@@ -38,7 +39,7 @@ MOVES = True
 
 def prepare(args):
     """Check ARGS; return what runs the rest of the chain in the sandbox of PID."""
-    prog = program.from_args(args, lambda line: core.say(f"hako-enter: {line}"))
+    prog = program.from_args(args, DEFAULT, lambda line: core.say(f"hako-enter: {line}"))
     pid = values.whole("PID", args["PID"], 2**31 - 1)
     if not core.moved:
         program.environment(prog)
@@ -48,6 +49,7 @@ def prepare(args):
 
 def enter(pid, prog, fork, with_cgroup):
     """Return inside the sandbox of process PID; with FORK, in a child that the parent waits for."""
+    program.check_kept(prog, core.waiting)
     inmate = join.Inmate(pid)
     signals = supervise.hold_signals() if fork else None
     channels = supervise.Channels() if fork else None

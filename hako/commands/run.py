@@ -39,7 +39,7 @@ See namespaces(7), pivot_root(2), hako-chain(7).
 import os
 
 from hako import build, core, launch, program, sandbox, supervise
-from hako.failure import Failure, call
+from hako.failure import Failure
 
 DEFAULT = ["/sbin/init"]
 MOVES = True
@@ -47,7 +47,7 @@ MOVES = True
 
 def prepare(args):
     """Check ARGS and what they name; return what runs the rest of the chain in a sandbox."""
-    prog = program.from_args(args, lambda line: core.say(f"hako-run: {line}"))
+    prog = program.from_args(args, DEFAULT, lambda line: core.say(f"hako-run: {line}"))
     box = describe(args)
     if not core.moved:
         build.check(box)
@@ -63,13 +63,15 @@ def describe(args):
         raise Failure(f"--hostname: not of 1 to 64 bytes: {args['--hostname']!r}")
     if args["--userns"] not in sandbox.USERNS_MODES:
         raise Failure(f"--userns: not auto, always or never: {args['--userns']!r}")
+    if args["--setup"] == "":
+        raise Failure("--setup: not a file: ''")
     if not args["--network"]:
         raise Failure("--network: neither none, host nor a file: ''")
     return sandbox.Sandbox(
         target=args["TARGET"],
         mounts=mounts(args),
         writable=args["--writable"],
-        setup=setup(args["--setup"]),
+        setup=args["--setup"],
         network=args["--network"],
         hostname=args["--hostname"],
         userns=args["--userns"],
@@ -86,13 +88,3 @@ def mounts(args):
         if sandbox.steps(mount.dst) in taken:
             raise Failure(f"--tmpfs: {mount.dst} is made by --{sandbox.steps(mount.dst)[0]}")
     return sandbox.ordered([*own, *fresh, *(sandbox.bind("--mount", spec) for spec in args["--mount"])])
-
-
-def setup(path):
-    """PATH, the value of --setup, absolute: it is run from another directory."""
-    if path is None or path.startswith("/"):
-        return path
-    if not path:
-        raise Failure("--setup: not a file: ''")
-    with call("getcwd"):
-        return os.path.join(os.getcwd(), path)

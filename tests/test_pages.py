@@ -1,0 +1,216 @@
+"""The pages in man/: what they say is what the commands say of themselves, and what they do.
+
+A page is read as mandoc renders it, in HTML, where macros have become words. Its
+examples are run as they stand: of "$ " and "> " and what is typed behind them, the
+very transcript must come out.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from hako import core
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.prefix) / "bin"
+PAGES = sorted((ROOT / "man").iterdir())
+COMMANDS = sorted(path.name for path in (ROOT / "bin").iterdir())
+# In the order of mdoc(7), which mandoc insists on.
+SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO", "CAVEATS"]
+NOT_IN_SECTION_7 = ("OPTIONS", "EXIT STATUS")
+OF_THE_SYSTEM = {  # pages that come with Linux, to which ours may point
+    *("env(1)", "nice(1)", "nohup(1)", "core(5)", "passwd(5)"),
+    *("clone3(2)", "execve(2)", "mount(2)", "mount_setattr(2)", "pidfd_open(2)", "pivot_root(2)", "setns(2)"),
+    *("setrlimit(2)", "capabilities(7)", "cgroups(7)", "landlock(7)", "mount_namespaces(7)", "namespaces(7)"),
+    *("pid_namespaces(7)", "user_namespaces(7)"),
+}
+ORDINARY = 65534
+SECONDS = 60  # more than the examples of one page ever take
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_command = pytest.mark.parametrize("name", COMMANDS)
+
+
+def mandoc(page, *options):
+    return subprocess.run(["mandoc", *options, page], capture_output=True, text=True, timeout=SECONDS, check=False)
+
+
+def rendered(page):
+    """PAGE as a tree of HTML."""
+    return ElementTree.fromstring(f"<page>{mandoc(page, '-T', 'html', '-O', 'fragment').stdout}</page>")
+
+
+def words(element):
+    """The text of ELEMENT, with one blank between words."""
+    return " ".join("".join(element.itertext()).split())
+
+
+def sections(page):
+    """The sections of PAGE: {heading: element}, without the heading in it."""
+    found = {}
+    for section in rendered(page).iter("section"):
+        if section.get("class") == "Sh":
+            heading = section.find("h1")
+            section.remove(heading)
+            found[words(heading)] = section
+    return found
+
+
+def page_of(name):
+    return ROOT / "man" / f"{name}.1"
+
+
+def docstring_options(name):
+    """The options in the docstring of the command NAME: [(spelling, what it says)]."""
+    listed = core.load(name).__doc__.partition("\nOptions:\n")[2].partition("\n\n")[0]
+    entries = re.split(r"\n  (?=-)", f"\n{listed}")[1:]
+    return [tuple(re.split(r"\s{2,}", entry, maxsplit=1)) for entry in entries]
+
+
+def page_options(name):
+    """The options in the page of the command NAME: [(spelling, what it says)]."""
+    terms = sections(page_of(name))["OPTIONS"].findall("dl/*")
+    return [(words(term), words(text)) for term, text in zip(terms[::2], terms[1::2], strict=True)]
+
+
+def test_every_command_has_a_page_and_every_page_its_command():
+    assert [page.name for page in PAGES if page.suffix == ".1"] == [f"{name}.1" for name in COMMANDS]
+    assert "hako-chain.7" in [page.name for page in PAGES]
+
+
+@each_page
+def test_mandoc_finds_nothing_wrong(page):
+    lint = mandoc(page, "-T", "lint", "-W", "warning")
+    assert (lint.returncode, lint.stdout, lint.stderr) == (0, "", "")
+
+
+@each_page
+def test_sections(page):
+    wanted = SECTIONS if page.suffix == ".1" else [name for name in SECTIONS if name not in NOT_IN_SECTION_7]
+    assert list(sections(page)) == wanted
+
+
+@each_command
+def test_name_is_the_first_line_of_the_docstring(name):
+    assert words(sections(page_of(name))["NAME"]).replace("\u2014", "-") == core.load(name).__doc__.partition("\n")[0]
+
+
+@each_command
+def test_synopsis_is_the_usage_of_the_docstring(name):
+    usage = core.load(name).__doc__.partition("\nUsage:\n")[2].partition("\n\n")[0]
+    assert words(sections(page_of(name))["SYNOPSIS"]) == " ".join(usage.split())
+
+
+@each_command
+def test_options_are_those_of_the_docstring(name):
+    options = [spelling for spelling, _ in docstring_options(name)]
+    assert options
+    assert [spelling for spelling, _ in page_options(name)] == options
+
+
+@each_command
+def test_an_option_says_no_less_than_the_docstring(name):
+    """Errors, signals and defaults at least; and something in any case."""
+    described = dict(page_options(name))
+    for spelling, text in docstring_options(name):
+        wanted = re.findall(r"\b(?:E[A-Z]{3,}|SIG[A-Z]+)\b", text)
+        wanted += [f"The default is {value}." for value in re.findall(r"\[default: (.+)\]", text)]
+        assert described[spelling]
+        assert [text for text in wanted if text not in described[spelling]] == [], spelling
+
+
+@each_page
+def test_no_option_is_promised_that_no_command_has(page):
+    known = {word for name in COMMANDS for spelling, _ in docstring_options(name) for word in long_options(spelling)}
+    assert long_options(words(rendered(page))) <= known
+
+
+def long_options(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
+
+
+@each_command
+def test_a_command_that_waits_says_so_first(name):
+    if "waits" in core.load(name).__doc__:
+        assert "waits for it" in words(sections(page_of(name))["DESCRIPTION"].find("p"))
+
+
+@each_page
+def test_references_lead_somewhere(page):
+    found = [words(link) for link in rendered(page).iter("a") if link.get("class") == "Xr"]
+    also = [words(link) for link in sections(page)["SEE ALSO"].iter("a")]
+    ours = {f"{path.stem}({path.suffix[1:]})" for path in PAGES}
+    assert also
+    assert [name for name in found if name not in ours | OF_THE_SYSTEM] == []
+    assert [name for name in also if also.count(name) > 1] == []
+
+
+@pytest.fixture(params=["root", "ordinary user"])
+def somebody(request):
+    """Who runs the examples: the words to put in front, and a directory of that user."""
+    if request.param == "root" and os.geteuid() != 0:
+        pytest.skip("not run by root")
+    # Not tmp_path: nobody but its owner may enter the directories above that.
+    directory = Path(tempfile.mkdtemp(prefix="hako-pages-", dir="/tmp"))
+    directory.chmod(0o755)
+    as_user = []
+    if request.param != "root" and os.geteuid() == 0:
+        os.chown(directory, ORDINARY, ORDINARY)
+        as_user = ["setpriv", f"--reuid={ORDINARY}", f"--regid={ORDINARY}", "--clear-groups", "--"]
+    yield as_user, directory
+    shutil.rmtree(directory)
+
+
+@each_page
+def test_examples_do_what_the_page_shows(page, somebody):
+    as_user, directory = somebody
+    displays = ["".join(display.itertext()).strip("\n") for display in sections(page)["EXAMPLES"].iter("pre")]
+    assert displays
+    assert all(display.startswith("$ ") for display in displays)
+    transcript = "\n".join(displays) + "\n"
+    assert output([*as_user, "sh", "-c", script(transcript)], directory) == transcript
+
+
+def script(transcript):
+    """The shell script that repeats what is typed in TRANSCRIPT, saying each command before it is run."""
+    commands, typing = [], False
+    for line in transcript.splitlines():
+        if line.startswith("$ "):
+            commands.append([line])
+            typing = True
+        elif typing and line.startswith("> "):
+            commands[-1].append(line)
+        else:
+            typing = False
+    steps = []
+    for lines in commands:
+        steps += [shlex.join(["printf", "%s\\n", *lines]), *(line[2:] for line in lines)]
+    return "\n".join(steps)
+
+
+def output(argv, directory):
+    """What ARGV, run in DIRECTORY, says on stdout and stderr; it and what it left behind are killed."""
+    env = {"PATH": f"{BIN}:{core.DEFAULT_PATH}", "LC_ALL": "C"}
+    # A file, not a pipe: to the end of a pipe whoever is left behind would keep us waiting.
+    with tempfile.TemporaryFile() as file:
+        process = subprocess.Popen(
+            argv, cwd=directory, env=env, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        )
+        try:
+            process.wait(SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        file.seek(0)
+        return file.read().decode()
