@@ -12,7 +12,7 @@ import stat
 from hako import kernel, sandbox
 from hako.failure import Failure, call, refused, show
 
-ENOENT, ENOTDIR, EPERM, EXDEV, EEXIST = 2, 20, 1, 18, 17
+EPERM, ENOENT, ENOTDIR, ELOOP = 1, 2, 20, 40
 LOCKED = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 READ_ONLY = LOCKED | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_RDONLY
 
@@ -20,7 +20,8 @@ READ_ONLY = LOCKED | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_RDONLY
 # covered. Those that this kernel lacks are passed over: there is nothing to cover.
 PROC_READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger", "mtrr", "dynamic_debug")
 PROC_COVERED = (
-    *("acpi", "asound", "config.gz", "driver", "iomem", "ioports", "kallsyms", "kcore", "keys", "key-users"),
+    *("acpi", "asound", "cmdline", "config.gz", "diskstats", "driver", "interrupts", "iomem", "ioports"),
+    *("kallsyms", "kcore", "keys", "key-users", "partitions", "pressure"),
     *("kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "sched_debug", "scsi"),
     *("slabinfo", "swaps", "timer_list", "timer_stats", "vmallocinfo", "zoneinfo", "pagetypeinfo"),
 )
@@ -79,6 +80,8 @@ def open_target(target):
         flags = os.O_PATH | os.O_DIRECTORY
         os.close(kernel.openat2(fd, ".hako", flags, kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_BENEATH, ".hako"))
     except Failure as err:
+        if err.errno not in (ENOENT, ENOTDIR, ELOOP):
+            raise
         hint = f"[mkdir {show(os.path.join(target, '.hako'))}, if it is meant to be a sandbox]"
         raise Failure(f"{show(target)} has no directory .hako {hint}", errno=err.errno) from err
     return fd
@@ -145,7 +148,9 @@ def enter(box, program, ids):
     join_network(box, program.say)
     builder = Builder(box, program, target, sources)
     setup = absolute(box.setup) if box.setup is not None else None
+    umask = os.umask(0o022)  # what is made is for PROG, whatever the caller's files are to be
     builder.mount_all()
+    os.umask(umask)
     if setup is not None:
         run_setup(setup, builder.root)
         program.say(f"setup: {show(setup)}")
@@ -354,6 +359,8 @@ class Builder:
     def attach(self, tree, dst, directory):
         """Attach the mount TREE at DST of the new root; DIRECTORY says what it is, should DST be made."""
         place = self.mount_point(dst, directory)
+        if os.path.samestat(os.fstat(place), os.fstat(self.root)):
+            raise Failure(f"mount point {show(dst)}: it is the root itself, which is TARGET")
         if is_directory(place) != directory:
             what = (
                 "not a directory, and what it is to show is"

@@ -10,7 +10,7 @@ import os
 import sys
 
 from hako import __version__
-from hako.failure import Failure, show
+from hako.failure import Failure, call, show
 
 FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127  # as env(1)
 COMMANDS = {  # what a chain may name
@@ -46,6 +46,8 @@ def main(argv):
         become(argv)
     except Failure as err:
         fail(f"{getattr(err, 'name', name)}: {err}", err.status)
+    except OSError as err:
+        fail(f"{name}: {err.filename or 'a system call'}: {err.strerror}", FAILED)
     except MemoryError:
         fail(f"{name}: out of memory", FAILED)
     except Exception:
@@ -180,9 +182,11 @@ def answer_help(module, words):
     asked = {word.name for word in words if word.name in ("--help", "--version")}
     if asked:
         text = module.__doc__.strip("\n") if "--help" in asked else f"hako {__version__}"
-        with open(1, "w", closefd=False, errors="surrogateescape") as out:
-            out.write(f"{text}\n")
-        sys.exit(0)
+        with call("write stdout"):
+            data = text.encode() + b"\n"
+            while data:
+                data = data[os.write(1, data) :]
+        os._exit(0)
 
 
 def complaint(name, module, words, left):

@@ -146,7 +146,9 @@ def told(identity):
 
 def change_ids(identity):
     """Set the groups, then all of the gids, then all of the uids: the other way round would be too late."""
-    if identity.clear_groups and os.getgroups():
+    with call("getgroups"):
+        groups = set(os.getgroups()) - {os.getegid()}
+    if identity.clear_groups and groups:
         hint = "an ordinary user cannot clear the supplementary groups: run without --user and --group"
         with call("setgroups", hint):
             os.setgroups([])

@@ -36,6 +36,7 @@ class Inmate:
         missing = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID
         if self.flags & missing != missing:
             raise Failure(f"process {pid} is not in a sandbox: it has not both mounts and pids of its own")
+        self.check_root()
 
     def open(self, pid):
         """Open process PID."""
@@ -84,6 +85,14 @@ class Inmate:
             if not os.path.samestat(own, its):
                 flags |= flag
         return flags
+
+    def check_root(self):
+        """Refuse a process whose root is the caller's: a sandbox that is still being made, or half of one."""
+        try:
+            root = os.stat("root", dir_fd=self.proc)
+        except OSError:
+            return  # not ours to see; enter() looks again, from inside
+        refuse_own_root(self.pid, root, os.stat("/"))
 
     def take_child(self):
         """Take the place of this process by its first child, if this is the init of a sandbox.
@@ -150,10 +159,18 @@ def enter(inmate, program, with_cgroup):
         # First: the files of cgroups are the host's, out of reach from inside.
         cgroup.join(inmate.read("cgroup"), program.say)
     host_uid = inmate.outside("uid", program.identity.uid) if inmate.flags & kernel.CLONE_NEWUSER else None
+    own_root = os.stat("/")
     kernel.setns(inmate.pidfd, inmate.flags, f"{kernel.namespace_names(inmate.flags)} of process {inmate.pid}")
+    refuse_own_root(inmate.pid, os.stat("/"), own_root)
     inmate.close()
     program.say(f"joined {kernel.namespace_names(inmate.flags)} of process {inmate.pid}")
     return host_uid
+
+
+def refuse_own_root(pid, root, own):
+    """Refuse the process PID if its ROOT is our OWN, both os.stat_result."""
+    if os.path.samestat(root, own):
+        raise Failure(f"process {pid} is not in a sandbox: its root is the caller's")
 
 
 def settle_ids(inmate, who):

@@ -37,6 +37,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "sethostname": (170, 161),
     "socket": (41, 198),
     "signalfd4": (289, 74),
+    "rt_sigaction": (13, 134),
     "keyctl": (250, 219),
     "seccomp": (317, 277),
     "pidfd_open": (434, 434),
@@ -266,6 +267,19 @@ def signalfd(numbers):
     return _call("signalfd4", "", -1, mask, ctypes.sizeof(mask), os.O_CLOEXEC)
 
 
+def read_signal(fd):
+    """The number of the next signal at FD, a signalfd, and the pid of who sent it; 0 from outside the namespace."""
+    with call("read signalfd"):
+        info = os.read(fd, 128)  # struct signalfd_siginfo
+    return int.from_bytes(info[:4], "little"), int.from_bytes(info[12:16], "little")
+
+
+def default_reserved_signals():
+    """Give the signals 32 and 33 their default action: libc keeps them for itself and lets nobody set them."""
+    for number in (32, 33):
+        _call("rt_sigaction", number, number, bytes(32), None, 8)
+
+
 def prctl(option, *args):
     """Make the prctl OPTION, PR_* without the prefix, by its name. See prctl(2)."""
     with call(f"prctl PR_{option}"):
@@ -290,9 +304,10 @@ def limit_bounding(caps):
     """Drop every capability not in CAPS (numbers) from the bounding set, also those without a name here."""
     named = range(len(CAPABILITIES))  # python-prctl takes no other; through it a call is four times faster
     PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
-    for cap in named:
-        if cap not in caps and _prctl.prctl(PR_CAPBSET_READ, cap):
-            prctl("CAPBSET_DROP", cap)
+    with call("prctl PR_CAPBSET_READ"):
+        held = [cap for cap in named if cap not in caps and _prctl.prctl(PR_CAPBSET_READ, cap)]
+    for cap in held:
+        prctl("CAPBSET_DROP", cap)
     cap = len(named)
     while _raw_prctl(PR_CAPBSET_READ, cap) != -1:
         if _raw_prctl(PR_CAPBSET_DROP, cap) == -1:

@@ -36,7 +36,7 @@ def enter(box, prog, pid_file, waiting):
     program.check_kept(prog, waiting)
     launch = Launch(box, prog, pid_file, waiting)
     signals = supervise.hold_signals()
-    pid, pidfd = new_namespaces(box)
+    pid, pidfd = new_namespaces(launch)
     if pid:
         wait_outside(launch, supervise.Supervisor(pid, pidfd, launch.channels, signals))
     launch.channels.of_child()
@@ -53,12 +53,14 @@ def enter(box, prog, pid_file, waiting):
     become_inmate(launch)
 
 
-def new_namespaces(box):
-    """Make the child in the namespaces of BOX; return pid and pidfd, 0 and -1 in it."""
+def new_namespaces(launch):
+    """Make the child in the namespaces of LAUNCH's box; return pid and pidfd, 0 and -1 in it."""
     try:
-        return kernel.clone3(build.namespaces(box))
+        return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
-        raise Failure(f"{err}{why_not(err.errno, build.needs_user_namespace(box))}", errno=err.errno) from err
+        if launch.pid_file:
+            launch.pid_file.remove()
+        raise Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno) from err
 
 
 def why_not(errno, user_namespace):
@@ -78,7 +80,7 @@ def wait_outside(launch, supervisor):
     try:
         if launch.ids and launch.ids.privileged:
             build.write_id_maps(supervisor.pid, launch.ids)
-            os.write(launch.channels.mapped[1], b"m")
+            os.write(launch.channels.alive[1], b"m")
         status = supervisor.wait(launch.pid_file.write if launch.pid_file else None)
     except BaseException:
         supervisor.end()
@@ -94,7 +96,7 @@ def enter_user_namespace(launch):
     """Have the ids of the new user namespace mapped, if there is one."""
     ids = launch.ids
     if ids and ids.privileged:
-        os.read(launch.channels.mapped[0], 1)
+        os.read(launch.channels.alive[0], 1)
     elif ids:
         show_self()
         build.write_id_maps("self", ids)
@@ -123,9 +125,11 @@ def become_inmate(launch):
     if launch.box.as_pid_1:
         with call("readlink /proc/self", "hako needs /proc"):
             os.write(launch.channels.started[1], os.readlink("/proc/self").encode())
-        os.setsid()
+        with call("setsid"):
+            os.setsid()
     else:
-        os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
+        with call("setpgid"):
+            os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
     build.enter(launch.box, launch.prog, launch.ids)
     host_uid = launch.ids.outside[0] if launch.ids else None
     program.settle(launch.prog, launch.waiting, host_uid, own_session=True)

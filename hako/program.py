@@ -134,4 +134,6 @@ def default_signals():
     for number in range(1, _signal.NSIG):
         if _signal.getsignal(number) is _signal.SIG_IGN:
             _signal.signal(number, _signal.SIG_DFL)
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    kernel.default_reserved_signals()
+    with call("rt_sigprocmask"):
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

@@ -17,7 +17,8 @@ from hako.failure import Failure, call, show
 
 ENDING = (kernel.SIGINT, kernel.SIGTERM, kernel.SIGHUP, kernel.SIGQUIT)
 FORWARDED = (kernel.SIGUSR1, kernel.SIGUSR2, kernel.SIGWINCH, kernel.SIGCONT, kernel.SIGTSTP)
-ESRCH, EISDIR, EOPNOTSUPP, ENOSPC = 3, 21, 95, 28
+EPERM, ESRCH, EISDIR, EOPNOTSUPP, ENOSPC = 1, 3, 21, 95, 28
+FAILED = 125
 
 
 class Channels:
@@ -26,24 +27,26 @@ class Channels:
     started   PROG's process writes its pid, as the caller's /proc has it, and
               "!" if it fails; exec closes it
     ended     the init writes PROG's wait status, decimal, or why it failed itself
-    mapped    a byte from the supervisor: the id maps are written
+    alive     the supervisor writes a byte when the id maps are written; it closes when it ends,
+              or when the sandbox is to end
     """
 
-    __slots__ = ("ended", "mapped", "started")
+    __slots__ = ("alive", "ended", "started")
 
     def __init__(self):
         with call("pipe2"):
-            self.started, self.ended, self.mapped = os.pipe(), os.pipe(), os.pipe()
+            self.started, self.ended, self.alive = os.pipe(), os.pipe(), os.pipe()
 
     def of_supervisor(self):
-        """Keep the supervisor's ends. A child that is gone is found out by its pidfd, not by SIGPIPE."""
+        """Keep the supervisor's ends. What it cannot write it finds out by itself, not by dying of a signal."""
         _signal.signal(kernel.SIGPIPE, _signal.SIG_IGN)
-        for fd in (self.started[1], self.ended[1], self.mapped[0]):
+        _signal.signal(kernel.SIGXFSZ, _signal.SIG_IGN)
+        for fd in (self.started[1], self.ended[1], self.alive[0]):
             os.close(fd)
 
     def of_child(self):
         """Keep the child's ends: then the death of the supervisor shows at each."""
-        for fd in (self.started[0], self.ended[0], self.mapped[1]):
+        for fd in (self.started[0], self.ended[0], self.alive[1]):
             os.close(fd)
 
 
@@ -54,7 +57,8 @@ def hold_signals():
     """
     _signal.signal(kernel.SIGCHLD, _signal.SIG_DFL)
     ending = [number for number in ENDING if _signal.getsignal(number) is not _signal.SIG_IGN]
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, (*ENDING, *FORWARDED, kernel.SIGCHLD))
+    with call("rt_sigprocmask"):
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, (*ENDING, *FORWARDED, kernel.SIGCHLD))
     return (*ending, *FORWARDED)
 
 
@@ -67,7 +71,9 @@ def die_with_parent(channels):
     kernel.prctl("SET_PDEATHSIG", kernel.SIGKILL)
     poll = select.poll()
     poll.register(channels.started[1], 0)
-    if poll.poll(0):  # POLLERR: nobody reads any more
+    with call("poll"):
+        alone = poll.poll(0)  # POLLERR: nobody reads any more
+    if alone:
         os._exit(128 + kernel.SIGKILL)
 
 
@@ -77,28 +83,62 @@ def be_init(prog, who, channels):
     It holds nothing of the host and takes WHO's ids: /proc/1 gives nothing away.
     """
     try:
-        kernel.close_all_but([channels.ended[1], channels.started[1]])
-        identity.assume(who)
-        kernel.prctl("SET_DUMPABLE", 0)
-        die_with_parent(channels)
-    except Failure as err:
+        settle_init(who, channels)
+        serve(prog, channels)
+    except (Failure, OSError) as err:
         os.write(channels.ended[1], os.fsencode(str(err)))
-        os._exit(err.status)
+    os._exit(FAILED)
+
+
+def settle_init(who, channels):
+    """Make this process the init: as WHO, with nothing of the caller's."""
+    kernel.close_all_but([channels.ended[1], channels.started[1], channels.alive[0]])
+    with call("chdir /"):
+        os.chdir("/")  # now, or with PROG's pivot_root, the sandbox's; the caller's would lead out
+    identity.assume(who)
+    kernel.prctl("SET_DUMPABLE", 0)
+    die_with_parent(channels)
     os.close(channels.started[1])
     for fd in (0, 1, 2):
         os.close(fd)  # a caller that reads to the end waits for PROG, not for us
+
+
+def serve(prog, channels):
+    """Reap and forward until PROG or the supervisor ends.
+
+    The death of the supervisor shows at the pipe too: where the caller lacks
+    CAP_KILL, its death signal does not reach a process of another uid.
+    """
+    signals = kernel.signalfd((kernel.SIGCHLD, *FORWARDED))
+    poll = select.poll()
+    poll.register(signals, select.POLLIN)
+    poll.register(channels.alive[0], 0)
     while True:
-        signal = _signal.sigwaitinfo((kernel.SIGCHLD, *FORWARDED))
-        if signal.si_signo == kernel.SIGCHLD:
+        ready = {fd for fd, _ in poll.poll()}
+        if channels.alive[0] in ready:
+            os._exit(128 + kernel.SIGKILL)
+        number, sender = kernel.read_signal(signals)
+        if number == kernel.SIGCHLD:
             reap(prog, channels)
-        elif signal.si_pid == 0:  # from outside the pid namespace; those inside have no business with PID 1
-            os.kill(prog, signal.si_signo)
+        elif sender == 0:  # from outside the pid namespace; those inside have no business with PID 1
+            forward(prog, number)
+
+
+def forward(prog, number):
+    """Send PROG the signal NUMBER. It may have changed its uid: then it is out of reach."""
+    try:
+        os.kill(prog, number)
+    except (PermissionError, ProcessLookupError):
+        pass
 
 
 def reap(prog, channels):
     """Wait for every child that has ended; when PROG is among them, say how it ended and end too."""
     while True:
-        pid, status = os.waitpid(-1, os.WNOHANG)
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
         if pid == prog:
             os.write(channels.ended[1], b"%d" % status)
             os._exit(0)
@@ -138,13 +178,14 @@ class Supervisor:
             poll.register(fd, select.POLLIN)
         ready = set()
         while self.pidfd not in ready:
-            ready = {fd for fd, _ in poll.poll()}
+            with call("poll"):
+                ready = {fd for fd, _ in poll.poll()}
             if started in ready and not self.hear(started):
                 poll.unregister(started)
                 if on_start and b"!" not in self.told and not self.ended_by:
                     on_start(int(self.told or self.pid))
             if signal_fd in ready:
-                self.pass_on(os.read(signal_fd, 128)[0])
+                self.pass_on(kernel.read_signal(signal_fd)[0])
         return self.status()
 
     def hear(self, started):
@@ -164,7 +205,11 @@ class Supervisor:
             os.kill(os.getpid(), kernel.SIGSTOP)  # as the shell that sent it expects
 
     def kill(self):
-        """Have the kernel end the sandbox."""
+        """Have the sandbox end: by the kernel, or by its init if that is not ours to kill."""
+        alive = self.channels.alive
+        if alive[1] is not None:
+            os.close(alive[1])
+            self.channels.alive = (alive[0], None)
         self.send(kernel.SIGKILL)
 
     def end(self):
@@ -172,20 +217,21 @@ class Supervisor:
         try:
             self.kill()
             self.reap()
-        except ChildProcessError:
-            pass
+        except Failure:
+            pass  # there is nobody to wait for any more
 
     def send(self, number):
-        """Send signal NUMBER to the child, if it is still there."""
+        """Send signal NUMBER to the child, if it is still there and ours to send signals to."""
         try:
             kernel.pidfd_send_signal(self.pidfd, number)
         except Failure as err:
-            if err.errno != ESRCH:
+            if err.errno not in (EPERM, ESRCH):
                 raise
 
     def reap(self):
         """Wait for the child; return its wait status as waitpid() has it."""
-        return os.waitpid(self.pid, 0)[1]
+        with call("wait4"):
+            return os.waitpid(self.pid, 0)[1]
 
     def status(self):
         """The exit status that tells how it ended; all of the sandbox has ended."""

@@ -35,6 +35,25 @@ def test_a_wrong_option_is_one_line(who, command, argv, message):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+def test_help_that_cannot_be_written(who, command):
+    done = who.run("sh", "-c", f"{command} --help > /dev/full")
+    assert (done.returncode, done.stderr) == (125, f"{command}: write stdout: No space left on device\n")
+    done = who.run("sh", "-c", f"{command} --help >&-")
+    assert (done.returncode, done.stderr) == (125, f"{command}: write stdout: Invalid argument\n")
+
+
+@pytest.mark.parametrize("limit", range(3, 12))
+def test_few_descriptors_are_one_line(who, limit):
+    done = who.run("prlimit", f"--nofile={limit}", "--", *who.sandbox("/bin/busybox", "true"))
+    if done.stderr.startswith("hako-run: "):
+        assert (done.returncode, done.stderr.count("\n")) == (125, 1)
+        assert done.stderr.endswith(": Too many open files\n")
+    else:
+        assert done.returncode in (0, 1, 127)  # the interpreter itself could not start, or all went well
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_missing_operands_are_one_line(who, command):
     done = who.run(command)
     usage = " ".join(core.load(command).__doc__.partition("Usage:")[2].partition(f"\n  {command} (")[0].split())

@@ -197,6 +197,24 @@ def test_half_a_sandbox_is_refused(who, namespace):
     assert "is not in a sandbox" in done.stderr
 
 
+def test_a_sandbox_that_is_still_being_made_is_refused(who, place):
+    """Its root is the host's until the pivot (seen: PROG ran there)."""
+    setup = place / "setup"
+    setup.write_text(f"#!/bin/sh\ntouch {place}/reached\nsleep 2\n")
+    setup.chmod(0o755)
+    process = who.start(*who.sandbox("/bin/busybox", "true", options=[f"--setup={setup}"]))
+    end = time.monotonic() + DEADLINE
+    while not (place / "reached").exists():
+        assert time.monotonic() < end
+    init = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+    done = who.run("hako-enter", "--fork", init, "/bin/sh", "-c", "echo ran")
+    process.communicate(timeout=DEADLINE)
+    assert (process.returncode, done.returncode, done.stdout) == (0, 125, "")
+    assert done.stderr.count("\n") == 1
+    if who.name == "root":
+        assert done.stderr == f"hako-enter: process {init} is not in a sandbox: its root is the caller's\n"
+
+
 def test_a_thread_is_refused(who):
     with contextlib.ExitStack() as stack:
         event = threading.Event()

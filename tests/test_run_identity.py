@@ -272,7 +272,12 @@ def test_nested_three_deep(who):
         assert (done.returncode, done.stderr) == (125, message)
 
 
-@pytest.mark.parametrize("options", [(), ("--as-pid-1",), ("--cap-add=dac_override",)])
+CAPS = ["dac_override", "setuid", "chown", "setfcap", "sys_ptrace"]
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--as-pid-1",), *(("--user=65534", f"--cap-add={cap}") for cap in CAPS)], ids=" ".join
+)
 def test_the_interpreter_is_out_of_reach(who, options):
     """A script that names /proc/self/exe would be our interpreter again, for its owner to overwrite (CVE-2019-5736)."""
     (who.box / "bin/again").write_text("#!/proc/self/exe\nprint('again')\n")

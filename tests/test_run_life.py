@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import DEADLINE
+from conftest import DEADLINE, SYSTEM
 
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 CATCH = "trap 'echo {0}' {0}; echo up; while :; do busybox sleep 0.05; done"
@@ -202,6 +202,68 @@ def test_other_children_of_the_caller_are_not_mistaken(who):
     assert done.returncode == 5
 
 
+def test_without_cap_kill_it_ends_all_the_same(who, mark):
+    """The kernel lets nobody signal another uid then, not even the death signal."""
+    if who.name == "user":
+        return  # has no other uid to run PROG as
+    for end, status in ((signal.SIGTERM, 143), (signal.SIGKILL, -9)):
+        argv = who.sandbox("/bin/sh", "-c", "echo up; busybox sleep 300", mark, options=["--user=65534"])
+        process = who.start("setpriv", "--bounding-set=-kill", "--inh-caps=-kill", "--", *argv)
+        assert up(process) == "up\n"
+        process.send_signal(end)
+        process.communicate(timeout=DEADLINE)
+        assert process.returncode == status
+        assert gone(mark, 1)
+
+
+def test_a_prog_out_of_reach_is_not_the_end(who):
+    """PROG has taken another uid; a signal for it is lost, and nothing else."""
+    if who.name == "user":
+        return  # PROG cannot take another uid
+    code = "import os, sys; os.setuid(1000); print('up', flush=True); sys.stdin.read(); print('done')"
+    argv = who.sandbox("/usr/bin/python3", "-c", code, options=["--cap-add=setuid", *SYSTEM])
+    process = who.start(*argv, stdin=subprocess.PIPE)
+    assert up(process) == "up\n"
+    process.send_signal(signal.SIGUSR1)
+    time.sleep(0.1)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (0, "done\n", "")
+
+
+def test_the_init_holds_nothing_of_the_host(who, place):
+    """Its root, and its current directory, are the sandbox's: root outside sees it."""
+    process = who.start(*who.sandbox("/bin/sh", "-c", "echo up; read x"), stdin=subprocess.PIPE, cwd=place)
+    assert up(process) == "up\n"
+    init = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
+    end = time.monotonic() + DEADLINE
+    while os.getuid() == 0 and len(os.listdir(f"/proc/{init}/fd")) > 3:  # it may still be settling
+        assert time.monotonic() < end
+    if os.getuid() == 0:
+        for name in ("root", "cwd"):
+            assert os.path.samefile(f"/proc/{init}/{name}", who.box)
+        kinds = {os.readlink(f"/proc/{init}/fd/{fd}").partition(":")[0] for fd in os.listdir(f"/proc/{init}/fd")}
+        assert kinds == {"pipe", "anon_inode"}
+    process.communicate("\n", timeout=DEADLINE)
+
+
+def test_signals_that_libc_hides_have_default_actions_too(who, compiled):
+    probe = compiled(r"""
+        #include <signal.h>
+        #include <stdio.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        int main(int argc, char **argv) {
+            struct { void *handler; unsigned long flags; void *restorer; unsigned long mask; } ignore = {(void *)1};
+            syscall(SYS_rt_sigaction, 32, &ignore, 0, 8);
+            syscall(SYS_rt_sigaction, 33, &ignore, 0, 8);
+            execvp(argv[1], argv + 1);
+        }
+    """)
+    argv = who.sandbox("/bin/busybox", "grep", "SigIgn", "/proc/self/status", options=["--proc"])
+    assert who.run(probe, "grep", "SigIgn", "/proc/self/status").stdout.split()[1] == "0000000180000000"
+    assert who.run(probe, *argv).stdout.split()[1] == "0" * 16
+
+
 def test_three_hundred_at_once(who, mark):
     """All end with status 0 and nothing is left of them."""
     argv = who.sandbox("/bin/busybox", "true", mark, options=["--proc"])
@@ -285,8 +347,11 @@ def test_an_old_pid_file_is_replaced_and_a_hard_link_to_it_is_not_written(who, p
     )
     assert up(process) == "up\n"
     end = time.monotonic() + DEADLINE
-    while not (place / "pid").exists() or (place / "pid").read_text() == "123\n":
+    text = "123\n"
+    while text == "123\n":
         assert time.monotonic() < end
+        with contextlib.suppress(FileNotFoundError):  # between the old one and the new
+            text = (place / "pid").read_text()
     process.communicate("\n", timeout=DEADLINE)
     assert (place / "other").read_text() == "123\n"
     assert not (place / "pid").exists()
@@ -313,6 +378,13 @@ def test_a_pid_file_on_a_full_disk(who, place, mark):
         assert gone(mark, 1)
     finally:
         subprocess.run(["umount", disk], check=True)
+
+
+def test_a_pid_file_past_the_limit_of_file_size(who, place, mark):
+    argv = who.sandbox("/bin/sh", "-c", "busybox sleep 300; :", mark, options=[f"-p{place}/pid"])
+    done = who.run("rlimit-exec", "--fsize=0", *argv)
+    assert (done.returncode, done.stderr) == (125, f"hako-run: write {place}/pid: File too large\n")
+    assert (os.listdir(place), gone(mark, 1)) == (["box"], True)
 
 
 def test_no_pid_file_is_left_half_written(who, place):

@@ -234,6 +234,20 @@ def test_a_bad_value_is_one_line_and_nothing_runs(who, option, message):
     assert (mounts(who.box), sorted(os.listdir(who.box))) == before
 
 
+def test_a_mount_point_that_leads_to_the_root_is_refused(who):
+    for dst in ("/..", "/data/..", "/bin/../../"):
+        done = who.inside("/bin/busybox", "true", options=[f"-m/usr:{dst}"])
+        message = f"hako-run: mount point {dst}: it is the root itself, which is TARGET\n"
+        assert (done.returncode, done.stderr) == (125, message)
+
+
+def test_the_callers_umask_is_for_prog_not_for_the_sandbox(who):
+    code = "busybox umask; busybox ls /tmp/a/b/passwd /dev/null"
+    options = ["--tmpfs=/tmp", "-m/etc:/tmp/a/b:ro", "--dev", "--user=65534"]
+    done = who.inside("/bin/sh", "-c", code.replace("busybox umask", "umask"), options=options, umask=0o077)
+    assert (done.stdout, done.stderr) == ("0077\n/dev/null\n/tmp/a/b/passwd\n", "")
+
+
 def test_of_two_at_one_mount_point_the_later_wins_and_mount_wins_over_the_rest(who, place):
     for name in ("one", "two"):
         (place / name).mkdir()
