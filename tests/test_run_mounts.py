@@ -388,7 +388,7 @@ def test_the_old_root_is_gone(who):
     assert points <= {"/", "/bin/busybox", "/proc"} | {point for point in points if point.startswith("/proc/")}
     ids = {line.split()[0] for line in done.stdout.splitlines()}
     parents = [line.split()[1] for line in done.stdout.splitlines() if line.split()[1] not in ids]
-    assert len(parents) == 1  # the root's own, the namespace's anchor
+    assert len(parents) <= 1  # the root's own, the namespace's anchor; none before Linux 6.6
 
 
 def test_chroot_tricks_stay_inside(who, compiled):
