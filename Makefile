@@ -2,11 +2,13 @@
 # make demo     a program in a sandbox, to see it run
 # make check    all tests
 # make bench    how fast, beside what else there is
+# make fuzz     the parsers of rules, FUZZ_SECONDS each
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 
 BUILD = build
 PREFIX = /usr/local
 DESTDIR =
+FUZZ_SECONDS = 600
 PYTHON := $(shell tools/find-python)
 COMMANDS = $(notdir $(wildcard bin/*))
 PAGES = $(notdir $(wildcard man/*))
@@ -35,10 +37,11 @@ $(VENV)/bin/%: bin/% $(VENV)/made hako/patterns.py
 	sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(CURDIR)", "$(SITE)"]|' $< > $@
 	chmod 755 $@
 
-# Made from the docstrings, and kept in the tree: `make patterns` after a change of one.
+# Made from the docstrings and the profiles, and kept in the tree: `make patterns` after a change of one.
 patterns: $(VENV)/made
 	PYTHONPATH=. $(VENV)/bin/python3 tools/make_patterns.py > hako/patterns.new
 	mv hako/patterns.new hako/patterns.py
+	PYTHONPATH=. $(VENV)/bin/python3 tools/make_profiles.py hako/profiles/compiled
 
 demo: all
 	@tools/demo $(VENV)/bin $(BUILD)/sandbox
@@ -51,11 +54,24 @@ check: all
 
 bench: all
 	$(VENV)/bin/python3 bench/start.py $(VENV)/bin
+	$(VENV)/bin/python3 bench/filters.py $(VENV)/bin
+
+fuzz: all
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris
+	mkdir -p $(BUILD)/fuzz/kafel $(BUILD)/fuzz/oci
+	cp hako/profiles/*.kafel hako/profiles/groups/*.kafel $(BUILD)/fuzz/kafel
+	cp tests/fuzz/*.json $(BUILD)/fuzz/oci
+	for language in kafel oci; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/rules.py $$language \
+		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$language || exit 1; done
 
 install: all
-	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(PREFIX)/share/man/man1 $(PREFIX)/share/man/man7)
+	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
 	install -m 644 hako/*.py $(DESTDIR)$(LIBRARY)/hako
 	install -m 644 hako/commands/*.py $(DESTDIR)$(LIBRARY)/hako/commands
+	for place in . groups compiled; do install -d $(DESTDIR)$(LIBRARY)/hako/profiles/$$place || exit 1; done
+	install -m 644 hako/profiles/*.kafel $(DESTDIR)$(LIBRARY)/hako/profiles
+	install -m 644 hako/profiles/groups/* $(DESTDIR)$(LIBRARY)/hako/profiles/groups
+	install -m 644 hako/profiles/compiled/* $(DESTDIR)$(LIBRARY)/hako/profiles/compiled
 	install -m 644 $(SITE)/docopt.py $(SITE)/prctl.py $(SITE)/_prctl*.so $(DESTDIR)$(LIBRARY)
 	$(PYTHON) -I -m compileall -q -s '$(DESTDIR)' $(DESTDIR)$(LIBRARY)
 	for name in $(COMMANDS); do \
@@ -71,4 +87,4 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns demo check bench install uninstall clean
+.PHONY: all patterns demo check bench fuzz install uninstall clean

@@ -17,6 +17,7 @@ COMMANDS = {  # what a chain may name
     "hako-run": "run",
     "hako-enter": "enter",
     "rlimit-exec": "rlimit_exec",
+    "seccomp-exec": "seccomp_exec",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOTDIR, EACCES = 2, 20, 13
@@ -25,9 +26,17 @@ ENOENT, ENOTDIR, EACCES = 2, 20, 13
 # closes them, which says "PROG runs"; a byte in them says that it will not.
 waiting = []
 
+# Called with a path, argv and environment instead of execve(2), by who has a last
+# step that must come right before it.
+execute = os.execve
+
 # Whether, while the chain is prepared, an earlier link moves to other mounts:
 # then the names of this link mean nothing yet.
 moved = False
+
+# While the chain is prepared: the capabilities that PROG will hold, numbers, as
+# far as an earlier link decides that; None if none does.
+held = None
 
 
 def main(argv):
@@ -259,9 +268,9 @@ def become(argv):
     denied = None
     for place in places:
         try:
-            os.execve(place, argv, os.environ)
+            execute(place, argv, os.environ)
         except OSError as err:
-            if err.errno not in (ENOENT, ENOTDIR, EACCES):
+            if err.errno not in (ENOENT, ENOTDIR, EACCES) or getattr(err, "final", False):
                 raise unusable(argv[0], err) from err
             if err.errno == EACCES or os.path.lexists(place):
                 denied = denied or err

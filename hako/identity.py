@@ -23,6 +23,10 @@ class Identity:
         self.uid, self.gid, self.clear_groups = uid, gid, clear_groups
         self.capabilities = capabilities
 
+    def held(self):
+        """The numbers of the capabilities that PROG keeps."""
+        return range(len(kernel.CAPABILITIES)) if self.capabilities is None else self.capabilities
+
     def powerless(self):
         """The same without capabilities."""
         return Identity(self.uid, self.gid, self.clear_groups)

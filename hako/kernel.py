@@ -25,6 +25,11 @@ NUMBERS = {  # by call: x86_64, aarch64
     "close_range": (436, 436),
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
+    "mmap": (9, 222),
+    "execve": (59, 221),
+    "socketpair": (53, 199),
+    "sendmsg": (46, 211),
+    "recvmsg": (47, 212),
     "landlock_create_ruleset": (444, 444),
     "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
@@ -104,7 +109,8 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-EAGAIN, EINVAL, ENOSYS = 11, 22, 38
+ENOENT, EINTR, EAGAIN, EINVAL, ENOSYS = 2, 4, 11, 22, 38
+SECCOMP_SET_MODE_FILTER = 1
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
 SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP = 13, 15, 17, 18, 19, 20
@@ -349,10 +355,194 @@ def join_session_keyring():
 
 def seccomp(program):
     """Load the filter PROGRAM, a bytes of struct sock_filter; no_new_privs is set already. See seccomp(2)."""
-    SECCOMP_SET_MODE_FILTER = 1
+    _call("seccomp", "SECCOMP_SET_MODE_FILTER", SECCOMP_SET_MODE_FILTER, 0, _sock_fprog(program))
+
+
+def _sock_fprog(program):
     code = ctypes.create_string_buffer(program, len(program))
-    prog = _uint64s(len(program) // 8, ctypes.addressof(code))  # struct sock_fprog
-    _call("seccomp", "SECCOMP_SET_MODE_FILTER", SECCOMP_SET_MODE_FILTER, 0, prog)
+    prog = _uint64s(len(program) // 8, ctypes.addressof(code))
+    prog.code = code  # kept as long as what points to it
+    return prog
+
+
+class Secret:
+    """Memory at addresses that nobody can guess, for the arguments of a few calls.
+
+    A filter may let a call through by the pointers in it: PROG never learns
+    them, and what is at them is gone when PROG starts.
+    """
+
+    __slots__ = ("argv", "envp", "message", "path")
+
+    def __init__(self):
+        self.path, self.argv, self.envp, self.message = (self._address() for _ in range(4))
+
+    @staticmethod
+    def _address():
+        return (int.from_bytes(os.urandom(8), "little") % (1 << 45) + (1 << 45)) & ~0xFFF | 0x10
+
+    @staticmethod
+    def _map(address, size):
+        PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE = 3, 0x100022
+        page = address & ~0xFFF
+        _call("mmap", "", page, size + 0x1000, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE, -1, 0)
+
+    def put_exec(self, path, argv, env):
+        """Put the arguments of execve(2) in their places: bytes and lists of bytes."""
+        self._map(self.path, len(path) + 1)
+        ctypes.memmove(self.path, path + b"\0", len(path) + 1)
+        for address, words in ((self.argv, argv), (self.envp, env)):
+            strings = b"\0".join((*words, b""))
+            self._map(address, 8 * len(words) + 8 + len(strings))
+            at = address + 8 * len(words) + 8
+            ctypes.memmove(at, strings, len(strings))
+            pointers = []
+            for word in words:
+                pointers.append(at)
+                at += len(word) + 1
+            ctypes.memmove(address, _uint64s(*pointers, 0), 8 * len(words) + 8)
+
+    def put_message(self):
+        """Put the struct msghdr of one descriptor in its place; see send_listener()."""
+        self._map(self.message, 256)
+        at = self.message
+        header = _uint64s(0, 0, at + 128, 1, at + 64, 24, 0)  # msg_control at 64, msg_iov at 128
+        ctypes.memmove(at, header, 56)
+        SOL_SOCKET, SCM_RIGHTS = 1, 1
+        ctypes.memmove(at + 64, _uint64s(20, SOL_SOCKET | SCM_RIGHTS << 32, 0), 24)
+        ctypes.memmove(at + 128, _uint64s(at + 160, 1), 16)
+
+
+def load_and_execute(program, secret, socket=None):
+    """Load the filter PROGRAM and become what SECRET holds; return never.
+
+    With SOCKET, the filter notifies, and its listener is sent there. All is
+    prepared before: between the filter and the exec this makes no call but
+    those, for the filter may allow no other. OSError: the exec failed.
+    """
+    SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
+    number, sendmsg, execve = NUMBER["seccomp"], NUMBER["sendmsg"], NUMBER["execve"]
+    flags, slot = 0, None
+    if socket is not None:
+        flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+        slot = ctypes.c_int.from_address(secret.message + 64 + 16)
+    load = (number, SECCOMP_SET_MODE_FILTER, flags, _sock_fprog(program), 0, 0, 0)
+    send = (sendmsg, socket, secret.message, 0, 0, 0, 0)
+    execute = (execve, secret.path, secret.argv, secret.envp, 0, 0, 0)
+    listener = _syscall(*load)
+    if listener == -1:
+        raise refused("seccomp SECCOMP_SET_MODE_FILTER", ctypes.get_errno())
+    if slot is not None:
+        slot.value = listener
+        _syscall(*send)
+    _syscall(*execute)
+    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def socketpair():
+    """Two connected Unix sockets, close-on-exec. See socketpair(2)."""
+    AF_UNIX, SOCK_STREAM = 1, 1
+    pair = (ctypes.c_int * 2)()
+    _call("socketpair", "AF_UNIX", AF_UNIX, SOCK_STREAM | os.O_CLOEXEC, 0, pair)
+    return tuple(pair)
+
+
+def receive_descriptor(socket):
+    """The descriptor that comes through SOCKET, close-on-exec; None at its end. See unix(7), SCM_RIGHTS."""
+    MSG_CMSG_CLOEXEC = 0x40000000
+    data, control = ctypes.create_string_buffer(1), _uint64s(0, 0, 0)
+    iov = _uint64s(ctypes.addressof(data), 1)
+    header = _uint64s(0, 0, ctypes.addressof(iov), 1, ctypes.addressof(control), 24, 0)
+    if not _call("recvmsg", "", socket, header, MSG_CMSG_CLOEXEC):
+        return None
+    return control[2] & 0xFFFFFFFF
+
+
+class Notification:
+    """A system call that waits for its supervisor: struct seccomp_notif. See seccomp_unotify(2)."""
+
+    __slots__ = ("arch", "args", "id", "nr", "pid")
+
+    def __init__(self, data):
+        self.id = int.from_bytes(data[:8], "little")
+        self.pid, _, self.nr, self.arch = (int.from_bytes(data[i : i + 4], "little") for i in (8, 12, 16, 20))
+        self.args = [int.from_bytes(data[i : i + 8], "little") for i in range(32, 80, 8)]
+
+
+def receive_notification(listener):
+    """The next Notification of LISTENER; None if its process is gone meanwhile. See seccomp_unotify(2)."""
+    import fcntl
+
+    SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
+    data = bytearray(80)
+    try:
+        fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, data)
+    except OSError as err:
+        if err.errno in (ENOENT, EINTR):
+            return None
+        raise refused("ioctl SECCOMP_IOCTL_NOTIF_RECV", err.errno) from err
+    return Notification(data)
+
+
+def notification_waits(listener, ident):
+    """Whether the process of the call IDENT still waits for an answer."""
+    import fcntl
+
+    SECCOMP_IOCTL_NOTIF_ID_VALID = 0x40082102
+    try:
+        fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, ident.to_bytes(8, "little"))
+    except OSError:
+        return False
+    return True
+
+
+def answer_notification(listener, ident, error=None):
+    """Let the call IDENT go on, or have it fail with ERROR. Whose process is gone needs none."""
+    import fcntl
+
+    SECCOMP_IOCTL_NOTIF_SEND, SECCOMP_USER_NOTIF_FLAG_CONTINUE = 0xC0182101, 1
+    flags = SECCOMP_USER_NOTIF_FLAG_CONTINUE if error is None else 0
+    words = (ident, 0, (-(error or 0) & 0xFFFFFFFF) | flags << 32)
+    try:
+        fcntl.ioctl(listener, SECCOMP_IOCTL_NOTIF_SEND, b"".join(word.to_bytes(8, "little") for word in words))
+    except OSError as err:
+        if err.errno != ENOENT:
+            raise refused("ioctl SECCOMP_IOCTL_NOTIF_SEND", err.errno) from err
+
+
+_seccomp_library = None
+
+
+def libseccomp():
+    """The system's libseccomp, which knows the numbers of system calls on every architecture.
+
+    Loaded when the first name is looked up: most starts need none.
+    """
+    global _seccomp_library
+    if _seccomp_library is None:
+        with call("dlopen libseccomp.so.2", "install libseccomp2"):
+            _seccomp_library = ctypes.PyDLL("libseccomp.so.2")
+        _seccomp_library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
+        _seccomp_library.free.argtypes = (ctypes.c_void_p,)
+    return _seccomp_library
+
+
+def syscall_number(arch, name):
+    """The number of the call NAME (bytes) for ARCH, an AUDIT_ARCH_*; negative if it has none there.
+
+    -1: no architecture has it. See seccomp_syscall_resolve_name(3).
+    """
+    return libseccomp().seccomp_syscall_resolve_name_arch(arch, name)
+
+
+def syscall_name(arch, number):
+    """The name of the call NUMBER for ARCH, an AUDIT_ARCH_*; None if it has none."""
+    pointer = libseccomp().seccomp_syscall_resolve_num_arch(arch, number)
+    if not pointer:
+        return None
+    name = ctypes.string_at(pointer).decode()
+    libseccomp().free(pointer)
+    return name
 
 
 def landlock_abi():

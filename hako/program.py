@@ -3,15 +3,19 @@
 What hako-run, hako-enter and hako-policy have in common (the design, 2.2).
 """
 
-import _signal
 import fcntl
 import os
 
-from hako import guard, identity, kernel, values
+from hako import guard, identity, kernel, supervise, values
 from hako.failure import Failure, call, show
 
 # Whether this process is in a sandbox with others already, who may look at it.
 watched = False
+
+
+# Descriptors that later links of the chain opened while it was prepared, all
+# close-on-exec: files of the caller that they go on using inside.
+needed = []
 
 
 class Program:
@@ -81,7 +85,7 @@ def check_kept(program, waiting):
     WAITING, by which earlier commands of the chain wait, are not the caller's to keep.
     """
     for fd in program.keep_fds:
-        if fd in waiting or not is_open(fd):
+        if fd in waiting or fd in needed or not is_open(fd):
             raise Failure(f"--keep-fd: not open: '{fd}'")
 
 
@@ -105,7 +109,7 @@ def settle(program, waiting, host_uid, own_session):
     filters when no_new_privs is set and there is nothing else to do.
     """
     env = environment(program)
-    kernel.close_all_but([*program.keep_fds, *waiting])
+    kernel.close_all_but([*program.keep_fds, *waiting, *needed])
     for fd in program.keep_fds:
         with call(f"keep descriptor {fd}"):
             os.set_inheritable(fd, True)
@@ -118,7 +122,7 @@ def settle(program, waiting, host_uid, own_session):
     program.say(f"execute: {program.name}")
     os.environ.clear()
     os.environ.update(env)
-    default_signals()
+    supervise.default_signals()
 
 
 def host_rights(host_uid):
@@ -127,13 +131,3 @@ def host_rights(host_uid):
         return host_uid, ()
     effective = kernel.capget()[0]
     return os.geteuid(), [cap for cap in range(64) if effective >> cap & 1]
-
-
-def default_signals():
-    """Give PROG default actions and an empty mask, whatever the caller had."""
-    for number in range(1, _signal.NSIG):
-        if _signal.getsignal(number) is _signal.SIG_IGN:
-            _signal.signal(number, _signal.SIG_DFL)
-    kernel.default_reserved_signals()
-    with call("rt_sigprocmask"):
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())

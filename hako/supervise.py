@@ -62,6 +62,16 @@ def hold_signals():
     return (*ending, *FORWARDED)
 
 
+def default_signals():
+    """Give PROG default actions and an empty mask, whatever the caller had."""
+    for number in range(1, _signal.NSIG):
+        if _signal.getsignal(number) is _signal.SIG_IGN:
+            _signal.signal(number, _signal.SIG_DFL)
+    kernel.default_reserved_signals()
+    with call("rt_sigprocmask"):
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+
+
 def die_with_parent(channels):
     """Have the kernel kill this process when its parent ends; end now if it has.
 
@@ -158,28 +168,36 @@ def forget(waiting):
 class Supervisor:
     """The parent of a sandbox: waits for it, passes signals on, and knows how it ended."""
 
-    __slots__ = ("channels", "ended_by", "how", "pid", "pidfd", "signals", "told")
+    __slots__ = ("channels", "ended_by", "how", "pid", "pidfd", "signal_fd", "told")
 
     def __init__(self, pid, pidfd, channels, signals):
         channels.of_supervisor()
-        self.pid, self.pidfd, self.channels, self.signals = pid, pidfd, channels, signals
+        self.pid, self.pidfd, self.channels = pid, pidfd, channels
+        self.signal_fd = kernel.signalfd(signals)
         self.ended_by, self.told, self.how = None, b"", ""
 
-    def wait(self, on_start=None):
+    def wait(self, on_start=None, also=None):
         """Wait for the end; return the exit status for it: PROG's, or 128 and the signal's number.
 
-        ON_START is called with the pid once PROG runs. After it, how says for
-        people how PROG ended.
+        ON_START is called with the pid once PROG runs. ALSO has descriptors and
+        what to call when they are readable; it may change meanwhile. After it,
+        how says for people how PROG ended.
         """
-        signal_fd = kernel.signalfd(self.signals)
+        also = {} if also is None else also
+        signal_fd = self.signal_fd
         started = self.channels.started[0]
         poll = select.poll()
         for fd in (self.pidfd, signal_fd, started):
             poll.register(fd, select.POLLIN)
         ready = set()
         while self.pidfd not in ready:
+            for fd in also:
+                poll.register(fd, select.POLLIN)
             with call("poll"):
                 ready = {fd for fd, _ in poll.poll()}
+            for fd in ready & set(also):
+                poll.unregister(fd)
+                also[fd]()
             if started in ready and not self.hear(started):
                 poll.unregister(started)
                 if on_start and b"!" not in self.told and not self.ended_by:

@@ -231,7 +231,7 @@ def test_a_command_under_another_name(who, place):
     tool = subprocess.run(["which", "hako-run"], capture_output=True, text=True, check=True, env=who.env).stdout.strip()
     (place / "other").symlink_to(tool)
     done = who.run(place / "other", "--help")
-    message = "other: no command of hako has this name: hako-run, hako-enter, rlimit-exec\n"
+    message = f"other: no command of hako has this name: {', '.join(COMMANDS)}\n"
     assert (done.returncode, done.stderr) == (125, message)
 
 

@@ -25,12 +25,22 @@ PLAN = {
     "identity": BASE | {"kernel", "values"},
     "guard": BASE | {"kernel"},
     "cgroup": BASE,
-    "program": BASE | {"guard", "identity", "kernel", "values"},
+    "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
     "supervise": BASE | {"identity", "kernel"},
     "launch": BASE | {"build", "identity", "kernel", "program", "supervise"},
     "join": BASE | {"cgroup", "identity", "kernel"},
+    "prototypes": set(),
+    "syscalls": {"bpf", "kernel"},
+    "bpf": BASE,
+    "kafel": BASE | {"bpf", "prototypes", "syscalls"},
+    "oci": BASE | {"bpf", "kafel", "kernel", "syscalls"},
+    "rules": BASE | {"bpf", "kafel", "kernel", "oci"},
+    "disassembly": {"bpf", "syscalls"},
+    "start": BASE | {"bpf", "kernel"},
+    "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "rules", "start", "supervise", "syscalls"},
     "commands/__init__": set(),
+    "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE | {"build", "core", "launch", "program", "sandbox", "supervise"},
     "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "values"},
     "commands/rlimit_exec": BASE | {"values"},
@@ -69,7 +79,12 @@ def test_only_the_kernel_module_knows_ctypes_and_prctl(name):
 def test_what_is_imported_at_the_start(command):
     """Start-up is a feature: none of these is needed before PROG runs."""
     code = f"import sys; from hako import core; core.prepare([{command!r}, *sys.argv[1:]]); print(*sys.modules)"
-    argv = {"rlimit-exec": ["--core=0", "true"], "hako-run": ["--userns=auto", "/", "x"], "hako-enter": ["1"]}[command]
+    argv = {
+        "rlimit-exec": ["--core=0", "true"],
+        "hako-run": ["--userns=auto", "/", "x"],
+        "hako-enter": ["1"],
+        "seccomp-exec": ["minimal", "true"],
+    }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at
     places = [str(TOP), *(place for place in sys.path if "site-packages" in place)]

@@ -27,13 +27,15 @@ PAGES = sorted((ROOT / "man").iterdir())
 COMMANDS = sorted(path.name for path in (ROOT / "bin").iterdir())
 # In the order of mdoc(7), which mandoc insists on.
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO", "CAVEATS"]
-NOT_IN_SECTION_7 = ("OPTIONS", "EXIT STATUS")
+LACKING = {".1": (), ".5": ("SYNOPSIS", "OPTIONS", "EXIT STATUS"), ".7": ("OPTIONS", "EXIT STATUS")}
 OF_THE_SYSTEM = {  # pages that come with Linux, to which ours may point
-    *("env(1)", "nice(1)", "nohup(1)", "core(5)", "passwd(5)"),
+    *("bwrap(1)", "env(1)", "nice(1)", "nohup(1)", "core(5)", "passwd(5)"),
     *("clone3(2)", "execve(2)", "mount(2)", "mount_setattr(2)", "pidfd_open(2)", "pivot_root(2)", "setns(2)"),
-    *("setrlimit(2)", "capabilities(7)", "cgroups(7)", "landlock(7)", "mount_namespaces(7)", "namespaces(7)"),
+    *("seccomp(2)", "seccomp_unotify(2)", "setrlimit(2)", "syscalls(2)"),
+    *("capabilities(7)", "cgroups(7)", "landlock(7)", "mount_namespaces(7)", "namespaces(7)"),
     *("pid_namespaces(7)", "user_namespaces(7)"),
 }
+OPTIONS_OF_OTHERS = {"--ro-bind", "--seccomp"}  # bwrap's, in examples
 ORDINARY = 65534
 SECONDS = 60  # more than the examples of one page ever take
 
@@ -96,8 +98,7 @@ def test_mandoc_finds_nothing_wrong(page):
 
 @each_page
 def test_sections(page):
-    wanted = SECTIONS if page.suffix == ".1" else [name for name in SECTIONS if name not in NOT_IN_SECTION_7]
-    assert list(sections(page)) == wanted
+    assert list(sections(page)) == [name for name in SECTIONS if name not in LACKING[page.suffix]]
 
 
 @each_command
@@ -132,11 +133,23 @@ def test_an_option_says_no_less_than_the_docstring(name):
 @each_page
 def test_no_option_is_promised_that_no_command_has(page):
     known = {word for name in COMMANDS for spelling, _ in docstring_options(name) for word in long_options(spelling)}
-    assert long_options(words(rendered(page))) <= known
+    assert long_options(words(rendered(page))) <= known | OPTIONS_OF_OTHERS
 
 
 def long_options(text):
     return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
+
+
+def test_the_profiles_and_groups_are_those_of_seccomp_exec():
+    headings = {"Built-in profiles": "profiles:", "Built-in groups": "groups, for USE:"}
+    told = []
+    for section in rendered(ROOT / "man" / "hako-rules.5").iter("section"):
+        if section.get("class") == "Ss" and words(section.find("h2")) in headings:
+            terms = section.findall("dl/*")
+            told.append(headings[words(section.find("h2"))])
+            told += [f"{words(name)} {words(text)}" for name, text in zip(terms[::2], terms[1::2], strict=True)]
+    listed = output(["seccomp-exec", "--list"], ROOT).splitlines()
+    assert [" ".join(line.split()) for line in listed] == told
 
 
 @each_command

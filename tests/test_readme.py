@@ -59,6 +59,8 @@ def test_install_and_uninstall(who, place):
     ordinary.env["PATH"] = f"{prefix}/bin:/usr/bin:/bin"
     done = ordinary.inside("rlimit-exec", "--nofile=16", "/bin/sh", "-c", "ulimit -n")
     assert (done.stdout, done.stderr) == ("16\n", "")
+    filtered = ordinary.inside("seccomp-exec", "minimal", "/bin/busybox", "echo", "filtered")
+    assert (filtered.stdout, filtered.stderr) == ("filtered\n", "")
     assert (prefix / "bin/hako-run").read_text().splitlines()[0].endswith(" -IS")
     assert str(TOP) not in (prefix / "bin/hako-run").read_text()
     assert {path.name for path in (prefix / "share/man").rglob("*.?")} == {

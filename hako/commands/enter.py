@@ -40,6 +40,7 @@ MOVES = True
 def prepare(args):
     """Check ARGS; return what runs the rest of the chain in the sandbox of PID."""
     prog = program.from_args(args, DEFAULT, lambda line: core.say(f"hako-enter: {line}"))
+    core.held = prog.identity.held()
     pid = values.whole("PID", args["PID"], 2**31 - 1)
     if not core.moved:
         program.environment(prog)

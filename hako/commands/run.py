@@ -49,6 +49,7 @@ def prepare(args):
     """Check ARGS and what they name; return what runs the rest of the chain in a sandbox."""
     prog = program.from_args(args, DEFAULT, lambda line: core.say(f"hako-run: {line}"))
     box = describe(args)
+    core.held = prog.identity.held()
     if not core.moved:
         build.check(box)
         program.environment(prog)
