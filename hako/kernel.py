@@ -1,17 +1,17 @@
 """The system calls that Python lacks, with the names and constants of the kernel's headers.
 
-All ctypes and prctl live here. A wrapper bears its call's name and argument
+All foreign functions and prctl live here. A wrapper bears its call's name and argument
 order; TEXT in its last place says for the message what a descriptor stands
 for. Every error is a Failure that names the call and that object.
 """
 
-import ctypes
 import os
 
 # Not prctl, the Python half of python-prctl: it makes 160 properties at
 # import, 1.6 ms of a start of 20, for names that its C half has too.
 import _prctl
 
+from hako import foreign
 from hako.failure import Failure, call, refused, show
 
 MACHINE = os.uname().machine
@@ -43,6 +43,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "socket": (41, 198),
     "signalfd4": (289, 74),
     "rt_sigaction": (13, 134),
+    "prctl": (157, 167),
     "keyctl": (250, 219),
     "seccomp": (317, 277),
     "pidfd_open": (434, 434),
@@ -53,12 +54,7 @@ try:
 except ValueError:
     raise Failure(f"hako runs on x86_64 and aarch64, not on {MACHINE}") from None
 
-# PyDLL: the interpreter's lock is kept over the call. CDLL would drop and take
-# it, and after clone3 there would be two processes to take it.
-_libc = ctypes.PyDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
-_syscall.argtypes = (ctypes.c_long, *[ctypes.c_void_p] * 6)
+_syscall = foreign.call
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -130,12 +126,12 @@ def _call(name, what, *args):
     """Make the system call NAME; return its result. WHAT is its object in the message."""
     result = _syscall(NUMBER[name], *args, *(0,) * (6 - len(args)))
     if result == -1:
-        raise refused(f"{name} {what}" if what else name, ctypes.get_errno())
+        raise refused(f"{name} {what}" if what else name, foreign.get_errno())
     return result
 
 
 def _uint64s(*values):
-    return (ctypes.c_uint64 * len(values))(*values)
+    return (foreign.c_uint64 * len(values))(*values)
 
 
 def clone3(flags):
@@ -144,10 +140,10 @@ def clone3(flags):
     In the child: 0 and -1. As fork(2), but the interpreter is not told: only
     for a process with one thread. See clone3(2).
     """
-    pidfd = ctypes.c_int(-1)
+    pidfd = foreign.c_int(-1)
     flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND
-    args = _uint64s(flags, ctypes.addressof(pidfd), 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0)
-    pid = _call("clone3", namespace_names(flags), args, ctypes.sizeof(args))
+    args = _uint64s(flags, foreign.addressof(pidfd), 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0)
+    pid = _call("clone3", namespace_names(flags), args, foreign.sizeof(args))
     return pid, pidfd.value if pid else -1
 
 
@@ -199,11 +195,11 @@ def openat2(dirfd, path, flags, resolve, text):
     """
     how = _uint64s(flags | os.O_CLOEXEC, 0, resolve)
     for _ in range(128):
-        fd = _syscall(NUMBER["openat2"], dirfd, os.fsencode(path), how, ctypes.sizeof(how), 0, 0)
-        if fd != -1 or ctypes.get_errno() != EAGAIN:
+        fd = _syscall(NUMBER["openat2"], dirfd, os.fsencode(path), how, foreign.sizeof(how), 0, 0)
+        if fd != -1 or foreign.get_errno() != EAGAIN:
             break
     if fd == -1:
-        raise refused(f"openat2 {text}", ctypes.get_errno())
+        raise refused(f"openat2 {text}", foreign.get_errno())
     return fd
 
 
@@ -215,7 +211,7 @@ def open_tree(dirfd, path, flags, text):
 def mount_setattr(fd, flags, attr_set, text, propagation=0):
     """Set MOUNT_ATTR_* ATTR_SET on the mount FD; with AT_RECURSIVE, on all below it. See mount_setattr(2)."""
     attr = _uint64s(attr_set, 0, propagation, 0)
-    _call("mount_setattr", text, fd, b"", flags | AT_EMPTY_PATH, attr, ctypes.sizeof(attr))
+    _call("mount_setattr", text, fd, b"", flags | AT_EMPTY_PATH, attr, foreign.sizeof(attr))
 
 
 def move_mount(from_fd, to_fd, text):
@@ -270,7 +266,7 @@ def bring_up_lo():
 def signalfd(numbers):
     """A descriptor from which the blocked signals NUMBERS are read, 128 bytes each. See signalfd(2)."""
     mask = _uint64s(sum(1 << (number - 1) for number in numbers))
-    return _call("signalfd4", "", -1, mask, ctypes.sizeof(mask), os.O_CLOEXEC)
+    return _call("signalfd4", "", -1, mask, foreign.sizeof(mask), os.O_CLOEXEC)
 
 
 def read_signal(fd):
@@ -293,17 +289,17 @@ def prctl(option, *args):
 
 
 def _raw_prctl(option, *args):
-    return _libc.prctl(option, *(ctypes.c_ulong(arg) for arg in (*args, *(0,) * (4 - len(args)))))
+    return _syscall(NUMBER["prctl"], option, *args, *(0,) * (5 - len(args)))
 
 
 def set_ambient(caps):
     """Make the ambient capability set exactly CAPS (numbers). python-prctl has no PR_CAP_AMBIENT."""
     PR_CAP_AMBIENT, RAISE, CLEAR_ALL = 47, 2, 4
     if _raw_prctl(PR_CAP_AMBIENT, CLEAR_ALL) == -1:
-        raise refused("prctl PR_CAP_AMBIENT_CLEAR_ALL", ctypes.get_errno())
+        raise refused("prctl PR_CAP_AMBIENT_CLEAR_ALL", foreign.get_errno())
     for cap in caps:
         if _raw_prctl(PR_CAP_AMBIENT, RAISE, cap) == -1:
-            raise refused(f"prctl PR_CAP_AMBIENT_RAISE cap_{CAPABILITIES[cap]}", ctypes.get_errno())
+            raise refused(f"prctl PR_CAP_AMBIENT_RAISE cap_{CAPABILITIES[cap]}", foreign.get_errno())
 
 
 def limit_bounding(caps):
@@ -317,17 +313,17 @@ def limit_bounding(caps):
     cap = len(named)
     while _raw_prctl(PR_CAPBSET_READ, cap) != -1:
         if _raw_prctl(PR_CAPBSET_DROP, cap) == -1:
-            raise refused(f"prctl PR_CAPBSET_DROP {cap}", ctypes.get_errno())
+            raise refused(f"prctl PR_CAPBSET_DROP {cap}", foreign.get_errno())
         cap += 1
 
 
 def _capabilities_header():
-    return (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    return (foreign.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
 
 
 def capget():
     """The effective, permitted and inheritable capabilities of this process, bit masks. See capget(2)."""
-    data = (ctypes.c_uint32 * 6)()
+    data = (foreign.c_uint32 * 6)()
     _call("capget", "", _capabilities_header(), data)
     return tuple(data[i] | data[i + 3] << 32 for i in range(3))
 
@@ -340,7 +336,7 @@ def capable(cap):
 def capset(mask):
     """Make the effective, permitted and inheritable capabilities the bit mask MASK. See capset(2)."""
     low, high = mask & 0xFFFFFFFF, mask >> 32
-    _call("capset", f"{mask:#x}", _capabilities_header(), (ctypes.c_uint32 * 6)(low, low, low, high, high, high))
+    _call("capset", f"{mask:#x}", _capabilities_header(), (foreign.c_uint32 * 6)(low, low, low, high, high, high))
 
 
 def join_session_keyring():
@@ -359,8 +355,8 @@ def seccomp(program):
 
 
 def _sock_fprog(program):
-    code = ctypes.create_string_buffer(program, len(program))
-    prog = _uint64s(len(program) // 8, ctypes.addressof(code))
+    code = foreign.string_buffer(program)
+    prog = _uint64s(len(program) // 8, foreign.addressof(code))
     prog.code = code  # kept as long as what points to it
     return prog
 
@@ -390,27 +386,27 @@ class Secret:
     def put_exec(self, path, argv, env):
         """Put the arguments of execve(2) in their places: bytes and lists of bytes."""
         self._map(self.path, len(path) + 1)
-        ctypes.memmove(self.path, path + b"\0", len(path) + 1)
+        foreign.memmove(self.path, path + b"\0", len(path) + 1)
         for address, words in ((self.argv, argv), (self.envp, env)):
             strings = b"\0".join((*words, b""))
             self._map(address, 8 * len(words) + 8 + len(strings))
             at = address + 8 * len(words) + 8
-            ctypes.memmove(at, strings, len(strings))
+            foreign.memmove(at, strings, len(strings))
             pointers = []
             for word in words:
                 pointers.append(at)
                 at += len(word) + 1
-            ctypes.memmove(address, _uint64s(*pointers, 0), 8 * len(words) + 8)
+            foreign.memmove(address, _uint64s(*pointers, 0), 8 * len(words) + 8)
 
     def put_message(self):
         """Put the struct msghdr of one descriptor in its place; see send_listener()."""
         self._map(self.message, 256)
         at = self.message
         header = _uint64s(0, 0, at + 128, 1, at + 64, 24, 0)  # msg_control at 64, msg_iov at 128
-        ctypes.memmove(at, header, 56)
+        foreign.memmove(at, header, 56)
         SOL_SOCKET, SCM_RIGHTS = 1, 1
-        ctypes.memmove(at + 64, _uint64s(20, SOL_SOCKET | SCM_RIGHTS << 32, 0), 24)
-        ctypes.memmove(at + 128, _uint64s(at + 160, 1), 16)
+        foreign.memmove(at + 64, _uint64s(20, SOL_SOCKET | SCM_RIGHTS << 32, 0), 24)
+        foreign.memmove(at + 128, _uint64s(at + 160, 1), 16)
 
 
 def load_and_execute(program, secret, socket=None):
@@ -425,24 +421,24 @@ def load_and_execute(program, secret, socket=None):
     flags, slot = 0, None
     if socket is not None:
         flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-        slot = ctypes.c_int.from_address(secret.message + 64 + 16)
+        slot = foreign.c_int.from_address(secret.message + 64 + 16)
     load = (number, SECCOMP_SET_MODE_FILTER, flags, _sock_fprog(program), 0, 0, 0)
     send = (sendmsg, socket, secret.message, 0, 0, 0, 0)
     execute = (execve, secret.path, secret.argv, secret.envp, 0, 0, 0)
     listener = _syscall(*load)
     if listener == -1:
-        raise refused("seccomp SECCOMP_SET_MODE_FILTER", ctypes.get_errno())
+        raise refused("seccomp SECCOMP_SET_MODE_FILTER", foreign.get_errno())
     if slot is not None:
         slot.value = listener
         _syscall(*send)
     _syscall(*execute)
-    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    raise OSError(foreign.get_errno(), os.strerror(foreign.get_errno()))
 
 
 def socketpair():
     """Two connected Unix sockets, close-on-exec. See socketpair(2)."""
     AF_UNIX, SOCK_STREAM = 1, 1
-    pair = (ctypes.c_int * 2)()
+    pair = (foreign.c_int * 2)()
     _call("socketpair", "AF_UNIX", AF_UNIX, SOCK_STREAM | os.O_CLOEXEC, 0, pair)
     return tuple(pair)
 
@@ -450,9 +446,9 @@ def socketpair():
 def receive_descriptor(socket):
     """The descriptor that comes through SOCKET, close-on-exec; None at its end. See unix(7), SCM_RIGHTS."""
     MSG_CMSG_CLOEXEC = 0x40000000
-    data, control = ctypes.create_string_buffer(1), _uint64s(0, 0, 0)
-    iov = _uint64s(ctypes.addressof(data), 1)
-    header = _uint64s(0, 0, ctypes.addressof(iov), 1, ctypes.addressof(control), 24, 0)
+    data, control = foreign.string_buffer(b"\0"), _uint64s(0, 0, 0)
+    iov = _uint64s(foreign.addressof(data), 1)
+    header = _uint64s(0, 0, foreign.addressof(iov), 1, foreign.addressof(control), 24, 0)
     if not _call("recvmsg", "", socket, header, MSG_CMSG_CLOEXEC):
         return None
     return control[2] & 0xFFFFFFFF
@@ -519,6 +515,8 @@ def libseccomp():
     Loaded when the first name is looked up: most starts need none.
     """
     global _seccomp_library
+    import ctypes
+
     if _seccomp_library is None:
         with call("dlopen libseccomp.so.2", "install libseccomp2"):
             _seccomp_library = ctypes.PyDLL("libseccomp.so.2")
@@ -540,6 +538,8 @@ def syscall_name(arch, number):
     pointer = libseccomp().seccomp_syscall_resolve_num_arch(arch, number)
     if not pointer:
         return None
+    import ctypes
+
     name = ctypes.string_at(pointer).decode()
     libseccomp().free(pointer)
     return name
@@ -556,7 +556,7 @@ def landlock_allow_beneath(directories, handled):
     """Deny the file accesses HANDLED (LANDLOCK_ACCESS_FS_*) but beneath DIRECTORIES (descriptors)."""
     LANDLOCK_RULE_PATH_BENEATH = 1
     attr = _uint64s(handled)
-    ruleset = _call("landlock_create_ruleset", "", attr, ctypes.sizeof(attr), 0)
+    ruleset = _call("landlock_create_ruleset", "", attr, foreign.sizeof(attr), 0)
     for directory in directories:
         # struct landlock_path_beneath_attr is packed: a 64-bit mask, a 32-bit descriptor.
         rule = handled.to_bytes(8, "little") + directory.to_bytes(4, "little")
@@ -575,6 +575,6 @@ def rename_process(name):
         fields = file.read().rpartition(b")")[2].split()
     arg_start, env_end = int(fields[45]), int(fields[48])
     text = name.encode() + b"\0"
-    ctypes.memset(arg_start, 0, env_end - arg_start)
-    ctypes.memmove(arg_start, text, min(len(text), env_end - arg_start - 1))
+    foreign.memset(arg_start, 0, env_end - arg_start)
+    foreign.memmove(arg_start, text, min(len(text), env_end - arg_start - 1))
     prctl("SET_NAME", name)
