@@ -34,6 +34,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
     "pivot_root": (155, 41),
+    "mount": (165, 40),
     "umount2": (166, 39),
     "capget": (125, 90),
     "capset": (126, 91),
@@ -234,6 +235,15 @@ def fsmount(fstype, options, attr, text):
         return _call("fsmount", f"{fstype} {text}", fd, FSMOUNT_CLOEXEC, attr)
     finally:
         os.close(fd)
+
+
+def mount(source, target, fstype, flags, data=None):
+    """Mount FSTYPE from SOURCE at TARGET, or change what is mounted there, as MS_* FLAGS say. See mount(2).
+
+    The sandbox itself is built by descriptors; this is for who has only names.
+    """
+    words = [None if word is None else os.fsencode(word) for word in (source, target, fstype, data)]
+    _call("mount", show(target), *words[:3], flags, words[3])
 
 
 def pivot_root(new_root, put_old):

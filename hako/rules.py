@@ -10,7 +10,7 @@ from hako.failure import Failure, call, show
 # compiled already, as the built-in profiles are, needs neither.
 
 PROFILES = os.path.join(os.path.dirname(__file__), "profiles")
-MOST_BYTES = 2**20  # of a rule file; the largest known is 60 KB
+MOST_BYTES = 2**18  # of a rule file; the largest known is 60 KB
 
 
 def architecture():

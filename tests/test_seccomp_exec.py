@@ -528,7 +528,7 @@ def test_reports_inside_a_sandbox(who, policy, place):
         (b"ALLOW { read }\0\0", "{0}:1:15: unexpected char '\\x00'"),
         (b"ALLOW { \xff }", "{0}:1:9: not UTF-8"),
         (b"ERRNO(99999) { read }", "{0}:1:7: Errno value 99999 out of range (0-65535)"),
-        (b"x" * (2**20 + 1), "{0}: larger than 1048576 bytes"),
+        (b"x" * (2**18 + 1), "{0}: larger than 262144 bytes"),
         (b"\x20\0\0\0\4\0\0\0" * 5000, "{0}: 5000 instructions, the kernel takes 4096"),
         (b"\x20\0\0\0\4\0\0\0", "{0}: a compiled program that does not end with a return"),
     ],
@@ -540,6 +540,29 @@ def test_bad_rules(who, policy, content, message):
     done = who.run("seccomp-exec", path, "echo", "ran")
     assert (done.returncode, done.stdout, done.stderr) == (125, "", f"seccomp-exec: {message.format(path)}\n")
     assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ALLOW { read" + ", read" * 43000 + " }",
+        "ALLOW { exit" + "".join(f", SYSCALL[{2 * i}]" for i in range(14000)) + "}",
+        "ALLOW { write { " + "(" * 100000,
+        "ALLOW { write { " + "fd == 1, " * 25000 + "fd == 2 } }",
+        "[" * 200000,
+        '{"a":' * 50000,
+        "/*" + "x" * 200000,
+        "x" * 10 * 2**20,
+    ],
+    ids=["names", "numbers", "deep", "wide", "json", "json keys", "comment", "large"],
+)
+def test_the_largest_rules_cost_little(who, policy, text):
+    """Less than 50 MB, whatever is in them."""
+    path = policy(text)
+    pid = os.spawnvpe(os.P_NOWAIT, "sh", ["sh", "-c", f"exec seccomp-exec {path} true 2>/dev/null"], who.env)
+    _, status, usage = os.wait4(pid, 0)
+    assert os.waitstatus_to_exitcode(status) in (125, 0, -signal.SIGSYS)
+    assert usage.ru_maxrss < 50 * 1024
 
 
 def test_rules_that_are_no_file(who, place):
