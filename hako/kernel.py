@@ -206,7 +206,7 @@ def openat2(dirfd, path, flags, resolve, text):
 
 def open_tree(dirfd, path, flags, text):
     """A descriptor of the mount at PATH below DIRFD; with OPEN_TREE_CLONE, of a copy. See open_tree(2)."""
-    return _call("open_tree", text, dirfd, path, flags | os.O_CLOEXEC)
+    return _call("open_tree", text, dirfd, os.fsencode(path), flags | os.O_CLOEXEC)
 
 
 def mount_setattr(fd, flags, attr_set, text, propagation=0):
@@ -248,12 +248,12 @@ def mount(source, target, fstype, flags, data=None):
 
 def pivot_root(new_root, put_old):
     """Make NEW_ROOT the root and put the old one at PUT_OLD. See pivot_root(2), NOTES."""
-    _call("pivot_root", f"{show(new_root)} {show(put_old)}", new_root, put_old)
+    _call("pivot_root", f"{show(new_root)} {show(put_old)}", os.fsencode(new_root), os.fsencode(put_old))
 
 
 def umount2(target, flags):
     """Unmount TARGET. See umount2(2)."""
-    _call("umount2", show(target), target, flags)
+    _call("umount2", show(target), os.fsencode(target), flags)
 
 
 def sethostname(name):

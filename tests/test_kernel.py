@@ -29,7 +29,7 @@ ROOTS = ("mount", "fs", "pivot", "hostname")  # what an ordinary user is refused
         (lambda: kernel.umount2("/no/such", 0), "umount2 /no/such: No such file or directory"),
         (lambda: kernel.pivot_root(b"/no/such", b"."), "pivot_root /no/such .: No such file or directory"),
         (lambda: kernel.sethostname("x" * 65), f"sethostname {'x' * 65}: Invalid argument"),
-        (lambda: kernel.prctl("SET_PDEATHSIG", 999), "prctl PR_SET_PDEATHSIG: Invalid argument"),
+        (lambda: kernel.set_ambient([0]), "prctl PR_CAP_AMBIENT_RAISE cap_chown: Operation not permitted"),
     ],
 )
 def test_an_error_names_the_call_and_its_object(attempt, message):
