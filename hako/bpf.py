@@ -43,7 +43,7 @@ MOST_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 NEAR = 200  # a conditional jump reaches 255 instructions; a little less leaves room for what follows
 
 LD_ABS, LD_IMM, LDX_IMM, LD_MEM, LDX_MEM, ST, STX, TAX, TXA = 0x20, 0x00, 0x01, 0x60, 0x61, 0x02, 0x03, 0x07, 0x87
-AND_K, AND_X, OR_K, OR_X, JA, RET = 0x54, 0x5C, 0x44, 0x4C, 0x05, 0x06
+AND_K, AND_X, OR_K, OR_X, SUB_K, JA, RET = 0x54, 0x5C, 0x44, 0x4C, 0x14, 0x05, 0x06
 JEQ_K, JGT_K, JGE_K, JEQ_X, JGT_X, JGE_X = 0x15, 0x25, 0x35, 0x1D, 0x2D, 0x3D
 OFFSET_NR, OFFSET_ARCH, OFFSET_ARGS = 0, 4, 16
 LOW32 = 0xFFFFFFFF

@@ -29,6 +29,9 @@ ARCHITECTURES = {  # the names behind ON, lower case: libseccomp's
 }
 MOST_INCLUDES = 16
 MOST_OPERANDS = 200
+MOST_SHOWN = 60
+MOST_TOKENS = 100_000  # over all includes
+MOST_RULES = 20_000  # with each USE counted again
 MOST_ARGUMENTS = 16  # in one value: the words of BPF's memory
 LETTERS = frozenset("_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 WORD = LETTERS | frozenset("0123456789_")
@@ -77,7 +80,7 @@ class Token:
 
     def told(self):
         """The word for a message."""
-        names = {"end": "end of file", "id": f"name '{self.value}'", "number": f"number {self.value}"}
+        names = {"end": "end of file", "id": f"name '{brief(str(self.value))}'", "number": f"number {self.value}"}
         return names.get(self.kind, f"'{self.kind}'")
 
 
@@ -96,6 +99,8 @@ class Lexer:
             if token is not None:
                 found.append(token)
                 last = token.kind
+                if len(found) > MOST_TOKENS:
+                    raise token.wrong(f"more than {MOST_TOKENS} words")
                 if last == "end":
                     return found
 
@@ -174,9 +179,9 @@ class Lexer:
         elif base == 10 and word.startswith("0") and len(word) > 1:
             octal = word[: next((i for i, digit in enumerate(word) if digit in "89"), len(word))]
             word, base = octal, 8
-        value = int(word, base)
+        value = int(word, base) if len(word) < 100 else 2**64
         if not -(2**63) <= value < 2**64:
-            raise Failure(f"{source.at(at)}: number '{text[at:end]}' out of range")
+            raise Failure(f"{source.at(at)}: number '{brief(text[at:end])}' out of range")
         return Token("number", value % 2**64, source, at)
 
     def open_includes(self, frame, at):
@@ -207,8 +212,37 @@ class Lexer:
         for name, offset in reversed(names):
             included = self.include(name)
             if included is None:
-                raise Failure(f"{source.at(offset)}: could not include file '{name}'")
+                raise Failure(f"{source.at(offset)}: could not include file '{brief(name)}'")
             self.stack.append([included, 0])
+
+
+def conditions(tokens):
+    """The positions in TOKENS of the parentheses that hold a condition, not a value: with a sign of one in them."""
+    found, opened = set(), []  # of the open ones: [position, whether there was a sign]
+
+    def close():
+        at, sign = opened.pop()
+        if sign:
+            found.add(at)
+            if opened:
+                opened[-1][1] = True
+
+    for at, token in enumerate(tokens):
+        if token.kind == "(":
+            opened.append([at, False])
+        elif token.kind == ")" and opened:
+            close()
+        elif token.kind in ("{", "}", "end"):
+            while opened:
+                close()
+        elif opened and token.kind in (*COMPARISONS, "!", "&&", "||", ","):
+            opened[-1][1] = True
+    return found
+
+
+def brief(word):
+    """WORD for a message: not a megabyte of it."""
+    return word if len(word) <= MOST_SHOWN else f"{word[: MOST_SHOWN - 3]}..."
 
 
 class Parser:
@@ -227,6 +261,7 @@ class Parser:
     def feed(self, source):
         """Take the tokens of SOURCE from now on."""
         self.tokens = Lexer(source, self.include).tokens()
+        self.conditions = conditions(self.tokens)
         self.at = 0
 
     @property
@@ -275,7 +310,7 @@ class Parser:
                     raise token.wrong("redefinition of default action")
                 self.default = bpf.Rule(self.action(), None, Place(token.source, token.offset))
             else:
-                main += self.entry()
+                self.extend(main)
                 if self.skip(",") and self.token.kind not in (*ACTIONS, *WITH_VALUE, "USE"):
                     raise self.token.wrong(f"syntax error, unexpected {self.token.told()}")
         return main
@@ -287,21 +322,28 @@ class Parser:
         name = self.take("id")
         value = self.take("number").value
         if self.constants.setdefault(name.value, value) != value:
-            raise name.wrong(f"redefinition of constant '{name.value}'")
+            raise name.wrong(f"redefinition of constant '{brief(name.value)}'")
 
     def policy(self):
         """POLICY NAME { entries }."""
         self.take("POLICY")
         name = self.take("id")
         if name.value in self.policies:
-            raise name.wrong(f"redefinition of policy '{name.value}'")
+            raise name.wrong(f"redefinition of policy '{brief(name.value)}'")
         self.take("{")
         pairs = []
         if not self.skip("}"):
-            pairs += self.entry()
+            self.extend(pairs)
             while self.take(",", "}").kind == ",":
-                pairs += self.entry()
+                self.extend(pairs)
         self.policies[name.value] = pairs
+
+    def extend(self, pairs):
+        """Add an entry to PAIRS."""
+        token = self.token
+        pairs += self.entry()
+        if len(pairs) > MOST_RULES:
+            raise token.wrong(f"more than {MOST_RULES} rules")
 
     def entry(self):
         """USE NAME, or an action with its rules: (number, rule) pairs."""
@@ -323,19 +365,19 @@ class Parser:
         if name.value not in self.policies:
             source = self.library(name.value)
             if source is None or name.value in self.loading:
-                raise name.wrong(f"undefined policy '{name.value}'")
+                raise name.wrong(f"undefined policy '{brief(name.value)}'")
             self.load(name.value, source)
         return self.policies[name.value]
 
     def load(self, name, source):
         """Take in the group NAME from SOURCE: its policies, and nothing else of it."""
-        kept = self.tokens, self.at, self.constants
+        kept = self.tokens, self.conditions, self.at, self.constants
         self.loading.append(name)
         self.constants = {}
         self.feed(source)
         self.statements()
         self.loading.pop()
-        self.tokens, self.at, self.constants = kept
+        self.tokens, self.conditions, self.at, self.constants = kept
         if name not in self.policies:
             raise Failure(f"{source.name}: does not define the policy '{name}'")
 
@@ -380,7 +422,7 @@ class Parser:
         while True:
             name = self.take("id")
             if name.value in names:
-                raise name.wrong(f"redefinition of argument '{name.value}'")
+                raise name.wrong(f"redefinition of argument '{brief(name.value)}'")
             if len(names) == 6:
                 raise name.wrong("too many arguments defined for syscall")
             names[name.value] = (len(names), 8)
@@ -396,7 +438,7 @@ class Parser:
             name = self.take("id")
             arch = ARCHITECTURES.get(name.value.lower())
             if arch is None:
-                raise name.wrong(f"unknown architecture '{name.value}'")
+                raise name.wrong(f"unknown architecture '{brief(name.value)}'")
             if arch in found:
                 raise name.wrong(f"duplicate architecture '{name.value}'")
             found.append(arch)
@@ -417,7 +459,7 @@ class Parser:
             self.numbers[name] = syscalls.number(self.arch, name)
         number = self.numbers[name]
         if number is None and not (token.source.lenient and syscalls.exists(name)):
-            raise token.wrong(f"undefined syscall '{name}'")
+            raise token.wrong(f"undefined syscall '{brief(name)}'")
         return number, Arguments(name, self.arch) if declared is None else declared
 
 
@@ -476,7 +518,7 @@ class Expression:
         try:
             if self.parser.skip("!"):
                 return ("not", self.primary())
-            if self.parser.token.kind == "(" and self.is_condition():
+            if self.parser.token.kind == "(" and self.parser.at in self.parser.conditions:
                 self.parser.take("(")
                 inner = self.whole()
                 self.parser.take(")")
@@ -484,17 +526,6 @@ class Expression:
             return self.comparison()
         finally:
             self.depth -= 1
-
-    def is_condition(self):
-        """Whether the parentheses that open here hold a condition, not a value."""
-        level = 0
-        for token in self.parser.tokens[self.parser.at :]:
-            level += (token.kind == "(") - (token.kind == ")")
-            if token.kind in (*COMPARISONS, "!", "&&", "||", ","):
-                return True
-            if level == 0 or token.kind in ("{", "}", "end"):
-                return False
-        return False
 
     def comparison(self):
         """value CMP value."""
@@ -537,7 +568,7 @@ class Expression:
             return ("number", self.parser.constants[token.value])
         found = self.names.get(token.value) if self.check else (0, 4)
         if found is None:
-            raise token.wrong(f"undefined argument '{token.value}'")
+            raise token.wrong(f"undefined argument '{brief(token.value)}'")
         return ("arg", *found)
 
 

@@ -25,7 +25,6 @@ NUMBERS = {  # by call: x86_64, aarch64
     "close_range": (436, 436),
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
-    "mmap": (9, 222),
     "execve": (59, 221),
     "socketpair": (53, 199),
     "sendmsg": (46, 211),
@@ -106,7 +105,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-ENOENT, EINTR, EAGAIN, EINVAL, ENOSYS = 2, 4, 11, 22, 38
+ENOENT, EINTR, EAGAIN, EBUSY, EINVAL, ENOSYS = 2, 4, 11, 16, 22, 38
 SECCOMP_SET_MODE_FILTER = 1
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
@@ -372,74 +371,50 @@ def _sock_fprog(program):
 
 
 class Secret:
-    """Memory at addresses that nobody can guess, for the arguments of a few calls.
+    """Three random 64-bit words: a filter may let a call through by them, in registers that the call does not use."""
 
-    A filter may let a call through by the pointers in it: PROG never learns
-    them, and what is at them is gone when PROG starts.
-    """
-
-    __slots__ = ("argv", "envp", "message", "path")
+    __slots__ = ("words",)
 
     def __init__(self):
-        self.path, self.argv, self.envp, self.message = (self._address() for _ in range(4))
-
-    @staticmethod
-    def _address():
-        return (int.from_bytes(os.urandom(8), "little") % (1 << 45) + (1 << 45)) & ~0xFFF | 0x10
-
-    @staticmethod
-    def _map(address, size):
-        PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE = 3, 0x100022
-        page = address & ~0xFFF
-        _call("mmap", "", page, size + 0x1000, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS_FIXED_NOREPLACE, -1, 0)
-
-    def put_exec(self, path, argv, env):
-        """Put the arguments of execve(2) in their places: bytes and lists of bytes."""
-        self._map(self.path, len(path) + 1)
-        foreign.memmove(self.path, path + b"\0", len(path) + 1)
-        for address, words in ((self.argv, argv), (self.envp, env)):
-            strings = b"\0".join((*words, b""))
-            self._map(address, 8 * len(words) + 8 + len(strings))
-            at = address + 8 * len(words) + 8
-            foreign.memmove(at, strings, len(strings))
-            pointers = []
-            for word in words:
-                pointers.append(at)
-                at += len(word) + 1
-            foreign.memmove(address, _uint64s(*pointers, 0), 8 * len(words) + 8)
-
-    def put_message(self):
-        """Put the struct msghdr of one descriptor in its place; see send_listener()."""
-        self._map(self.message, 256)
-        at = self.message
-        header = _uint64s(0, 0, at + 128, 1, at + 64, 24, 0)  # msg_control at 64, msg_iov at 128
-        foreign.memmove(at, header, 56)
-        SOL_SOCKET, SCM_RIGHTS = 1, 1
-        foreign.memmove(at + 64, _uint64s(20, SOL_SOCKET | SCM_RIGHTS << 32, 0), 24)
-        foreign.memmove(at + 128, _uint64s(at + 160, 1), 16)
+        data = os.urandom(24)
+        self.words = [int.from_bytes(data[i : i + 8], "little") for i in (0, 8, 16)]
 
 
-def load_and_execute(program, secret, socket=None):
-    """Load the filter PROGRAM and become what SECRET holds; return never.
+def _string_array(words):
+    buffers = [foreign.string_buffer(word + b"\0") for word in words]
+    array = _uint64s(*map(foreign.addressof, buffers), 0)
+    array.buffers = buffers  # kept as long as what points to them
+    return array
 
-    With SOCKET, the filter notifies, and its listener is sent there. All is
-    prepared before: between the filter and the exec this makes no call but
-    those, for the filter may allow no other. OSError: the exec failed.
+
+def load_and_execute(program, secret, what, socket=None):
+    """Load the filter PROGRAM and become WHAT: path, argv and environment, bytes. Return never.
+
+    SECRET goes along with the calls that the filter is to let through. With
+    SOCKET, the filter notifies, and its listener is sent there. All is prepared
+    before: between the filter and the exec this makes no call but those, for
+    the filter may allow no other. OSError: the exec failed.
     """
     SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
     number, sendmsg, execve = NUMBER["seccomp"], NUMBER["sendmsg"], NUMBER["execve"]
-    flags, slot = 0, None
+    flags, message, control = 0, None, None
     if socket is not None:
         flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-        slot = foreign.c_int.from_address(secret.message + 64 + 16)
+        SOL_SOCKET, SCM_RIGHTS = 1, 1
+        data = foreign.string_buffer(b"x")
+        iov = _uint64s(foreign.addressof(data), 1)
+        control = _uint64s(20, SOL_SOCKET | SCM_RIGHTS << 32, 0)  # struct cmsghdr, the descriptor behind it
+        message = _uint64s(0, 0, foreign.addressof(iov), 1, foreign.addressof(control), 24, 0)
+    path, argv, env = what
     load = (number, SECCOMP_SET_MODE_FILTER, flags, _sock_fprog(program), 0, 0, 0)
-    send = (sendmsg, socket, secret.message, 0, 0, 0, 0)
-    execute = (execve, secret.path, secret.argv, secret.envp, 0, 0, 0)
+    send = (sendmsg, socket, message, 0, *secret.words)
+    execute = (execve, path, _string_array(argv), _string_array(env), *secret.words)
     listener = _syscall(*load)
     if listener == -1:
-        raise refused("seccomp SECCOMP_SET_MODE_FILTER", foreign.get_errno())
-    if slot is not None:
-        slot.value = listener
+        hint = "a process has one supervisor at most" if foreign.get_errno() == EBUSY else ""
+        raise refused("seccomp SECCOMP_SET_MODE_FILTER", foreign.get_errno(), hint)
+    if socket is not None:
+        control[2] = listener
         _syscall(*send)
     _syscall(*execute)
     raise OSError(foreign.get_errno(), os.strerror(foreign.get_errno()))

@@ -8,6 +8,7 @@ it would have been asked about. See seccomp_unotify(2).
 import json
 import os
 import select
+import stat
 import time
 
 from hako import bpf, core, kafel, kernel, program, rules, start, supervise, syscalls
@@ -18,6 +19,8 @@ EPERM, ENOSPC, MOST_ERRNO = 1, 28, 4095
 # Arguments that tell more than the call: of these few different values are written down.
 TELLING = {"ioctl": 1, "fcntl": 1, "prctl": 0, "socket": 0, "arch_prctl": 0, "personality": 0, "madvise": 2}
 MOST_VALUES = 8
+# What the kernel makes a process call by itself, at a moment that no run needs to have met.
+ALWAYS = ("restart_syscall", "rt_sigreturn", "exit", "exit_group")
 HEADER = "// Written by seccomp-exec --learn: what was used, and nothing else.\n"
 
 
@@ -42,8 +45,7 @@ def enter(watcher):
     kernel.prctl("SET_DUMPABLE", dumpable)
     kernel.prctl("SET_NO_NEW_PRIVS", 1)
     secret = kernel.Secret()
-    code = start.let_through(bpf.compile_policy(watcher.policy()), secret)
-    secret.put_message()
+    code = start.let_through(bpf.compile_policy(watcher.policy()), secret, listener=True)
     core.execute = lambda path, argv, env: start.execute(code, secret, path, argv, env, sockets[1])
 
 
@@ -83,7 +85,6 @@ class Listener:
         base, data = action & 0xFFFF0000, action & 0xFFFF
         if base in (bpf.KILL_THREAD, bpf.KILL_PROCESS):
             self.kill(asked)
-            kernel.answer_notification(self.fd, asked.id, EPERM)
         elif base == bpf.ERRNO:
             kernel.answer_notification(self.fd, asked.id, min(data, MOST_ERRNO))
         elif base == bpf.USER_NOTIF:  # what it gets without a supervisor of its own
@@ -92,13 +93,17 @@ class Listener:
             kernel.answer_notification(self.fd, asked.id)
 
     def kill(self, asked):
-        """Have the process of the call ASKED die of SIGSYS, or of SIGKILL if it would not of that."""
-        number = SIGKILL if shrugs(asked.pid) else SIGSYS
+        """Kill the process that made the call ASKED, which is not answered: so it is not to go on.
+
+        Not by SIGSYS: it could be handled, taken away by a tracer, or mean nothing to PID 1.
+        """
         if not kernel.notification_waits(self.fd, asked.id):
             return  # gone meanwhile, and the number perhaps another's
         self.killed = True
         try:
-            os.kill(asked.pid, number)  # a thread's number does as well as its process's
+            os.kill(asked.pid, SIGKILL)  # a thread's number does as well as its process's
+        except PermissionError:
+            core.say(f"seccomp-exec: kill {asked.pid}: not ours to kill: its call stays without an answer")
         except ProcessLookupError:
             pass
 
@@ -131,15 +136,6 @@ def status_of(pid):
             return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
     except OSError:
         return {}
-
-
-def shrugs(pid):
-    """Whether process PID blocks, ignores or handles SIGSYS, or there is no /proc to tell."""
-    status = status_of(pid)
-    if not status:
-        return True
-    masks = (int(status.get(name, "0"), 16) for name in ("SigBlk", "SigIgn", "SigCgt"))
-    return any(mask >> (SIGSYS - 1) & 1 for mask in masks)
 
 
 class Reporter:
@@ -211,11 +207,17 @@ class Learner:
         self.path, self.used = path, {}  # {number: set of values of its telling argument, or None for any}
         self.arch = rules.architecture()
         with call(f"open {show(path)}"):
-            self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        if not stat.S_ISREG(os.fstat(self.file).st_mode):
+            raise Failure(f"--learn: not a file: {path!r}")
         program.needed.append(self.file)
         if data := rules.read(path):
             self.take(kafel.parse(rules.text(path, data), self.arch, rules.included_profile, rules.group))
         self.groups = [(name, self.members(name)) for name, _ in rules.listed(os.path.join(rules.PROFILES, "groups"))]
+        for name in ALWAYS:
+            number = syscalls.number(self.arch, name)
+            if number is not None:
+                self.allow(number, None)
         self.write()
 
     def members(self, name):

@@ -228,6 +228,38 @@ def test_mistakes_are_told_with_their_place(text, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ALLOW { read { fd == " + "9" * 100000 + " } }", "t:1:22: number '" + "9" * 57 + "...' out of range"),
+        ("ALLOW { " + "x" * 1000 + " }", "t:1:9: undefined syscall '" + "x" * 57 + "...'"),
+        (
+            "".join(
+                f"POLICY p{i} {{ USE p{i - 1}, USE p{i - 1} }} " if i else "POLICY p0 { ALLOW { read } } "
+                for i in range(40)
+            ),
+            "more than 20000 rules",
+        ),
+        ('#include "words"\n' * 40, "more than 100000 words"),
+        (
+            "ALLOW { " + ", ".join(["read { " + "(" * 150 + "fd == 1" + ")" * 150 + " }"] * 2500) + " }",
+            "more than 100000",
+        ),
+    ],
+    ids=["number", "name", "doubling", "includes", "parentheses"],
+)
+def test_what_grows_is_cut_short(text, message):
+    with pytest.raises(Failure) as caught:
+        policy(text, files={"words": "ALLOW { " + "read, " * 2000 + "read }\n"})
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_many_parentheses_take_no_long_time():
+    text = "ALLOW { " + ", ".join(["read { " + "(" * 100 + "fd == 1" + ")" * 100 + " }"] * 400) + " }"
+    assert action(text, READ, 1) == ALLOW
+
+
 def test_an_include_of_itself_ends():
     with pytest.raises(Failure, match=r"maximum include depth \(16\) exceeded"):
         policy('#include "a"\n', files={"a": '#include "a"\n'})

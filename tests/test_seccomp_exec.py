@@ -82,6 +82,26 @@ def test_prog_starts_under_rules_without_execve_and_starts_nothing_else(who, pol
                    "echo first; /bin/echo second").stdout == "first\nsecond\n"  # fmt: skip
 
 
+def test_the_pass_is_for_one_exec(who, policy):
+    """A filter with nothing but refusals: neither execve nor sendmsg goes through a second time."""
+    code = """
+import ctypes, random
+libc = ctypes.CDLL(None, use_errno=True)
+answers = set()
+for number in (59, 46):
+    for word in (0, 2**64 - 1, *(random.getrandbits(64) for _ in range(200))):
+        libc.syscall(number, -1, 1, 0, *[ctypes.c_ulong(word)] * 3)
+        answers.add(ctypes.get_errno())
+print(answers)
+"""
+    if ARCH != "x86_64":
+        code = code.replace("(59, 46)", "(221, 211)")
+    done = who.run(
+        "seccomp-exec", policy("ERRNO(77) { execve, sendmsg } DEFAULT ALLOW"), "/usr/bin/python3", "-c", code
+    )
+    assert done.stdout == "{77}\n"
+
+
 def test_a_script_starts_too(who, policy, place):
     script = place / "script"
     script.write_text("#!/bin/sh\necho script $1\n")
@@ -270,7 +290,10 @@ def test_in_a_root_with_nothing_but_busybox(who):
 def test_a_learned_policy_runs_the_same_program(who, place, argv):
     (place / "hello.c").write_text("int main() { return 0; }\n")
     plain = who.run(*argv, cwd=place)
-    learning = who.run("seccomp-exec", "--learn=learned", *argv, cwd=place)
+    for _ in range(5):  # a fork that SIGCHLD meets while it is held fails with EINTR: see CAVEATS
+        learning = who.run("seccomp-exec", "--learn=learned", *argv, cwd=place)
+        if learning.returncode == 0:
+            break
     assert (learning.returncode, learning.stdout, learning.stderr) == (0, plain.stdout, "")
     learned = who.run("seccomp-exec", "learned", *argv, cwd=place)
     assert (learned.returncode, learned.stdout, learned.stderr) == (0, plain.stdout, "")
@@ -301,6 +324,26 @@ def test_learning_adds_to_what_is_there(who, place):
     who.run("seccomp-exec", "--learn=learned", "/usr/bin/python3", "-c", "pass", cwd=place)
     assert (place / "learned").read_text() == again
     assert sorted(os.listdir(place)) == ["box", "learned"]
+
+
+def test_what_was_learned_survives_a_stop(who, place):
+    """SIGCONT has the kernel restart a sleep by a call that the run before never made."""
+    argv = ["/usr/bin/python3", "-c", "import time; print('up', flush=True); time.sleep(1); print('slept')"]
+    who.run("seccomp-exec", f"--learn={place}/learned", *argv)
+    process = who.start("seccomp-exec", f"{place}/learned", *argv)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGCONT)
+    out, err = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, out, err) == (0, "slept\n", "")
+
+
+def test_learning_into_no_file(who, place):
+    os.mkfifo(place / "fifo")
+    os.chown(place / "fifo", who.uid, -1)
+    done = who.run("seccomp-exec", f"--learn={place}/fifo", "true", timeout=20)
+    assert (done.returncode, done.stderr) == (125, f"seccomp-exec: --learn: not a file: '{place}/fifo'\n")
 
 
 def test_learning_keeps_the_status(who, place):
@@ -362,6 +405,43 @@ def test_killed_even_if_it_handles_the_signal(who, policy):
         "seccomp-exec", "--explain", policy(refusing("uname", "KILL_PROCESS")), "/usr/bin/python3", "-c", code
     )
     assert (done.returncode, done.stdout) == (128 + signal.SIGSYS, "")
+
+
+def test_nobody_is_spared_by_a_tracer_or_as_pid_1(who, policy, compiled):
+    """SIGSYS could be taken away, or mean nothing."""
+    probe = compiled(r"""
+        #define _GNU_SOURCE
+        #include <sched.h>
+        #include <stdio.h>
+        #include <sys/ptrace.h>
+        #include <sys/utsname.h>
+        #include <sys/wait.h>
+        #include <unistd.h>
+        static struct utsname name;
+        int main(int argc, char **argv) {
+            int status;
+            unshare(CLONE_NEWUSER | (argc > 1 ? CLONE_NEWPID : 0));
+            pid_t pid = fork();
+            if (pid == 0) {
+                if (argc == 1) ptrace(PTRACE_TRACEME, 0, 0, 0);
+                uname(&name);
+                puts("survived"), fflush(stdout);
+                _exit(0);
+            }
+            for (;;) {
+                if (waitpid(pid, &status, 0) != pid) break;
+                if (!WIFSTOPPED(status)) break;
+                ptrace(PTRACE_CONT, pid, 0, 0);
+            }
+            return WIFSIGNALED(status) ? 7 : 8;
+        }
+    """)
+    path = policy(refusing("uname", "KILL_PROCESS"))
+    for argv in ([probe], [probe, "pid"]):
+        assert who.run(*argv).stdout == "survived\n"
+        for options in ((), ("--explain",)):
+            done = who.run("seccomp-exec", *options, path, *argv)
+            assert (done.returncode, done.stdout) == (7, "")
 
 
 @pytest.mark.parametrize("options", [("--proc",), ()], ids=["proc", "no proc"])
@@ -559,10 +639,13 @@ def test_bad_rules(who, policy, content, message):
 def test_the_largest_rules_cost_little(who, policy, text):
     """Less than 50 MB, whatever is in them."""
     path = policy(text)
-    pid = os.spawnvpe(os.P_NOWAIT, "sh", ["sh", "-c", f"exec seccomp-exec {path} true 2>/dev/null"], who.env)
-    _, status, usage = os.wait4(pid, 0)
-    assert os.waitstatus_to_exitcode(status) in (125, 0, -signal.SIGSYS)
-    assert usage.ru_maxrss < 50 * 1024
+    # By a small process: what the caller has resident counts for its children until they exec.
+    code = "import os, sys; pid = os.posix_spawnp('seccomp-exec', ['seccomp-exec', *sys.argv[1:]], os.environ); "
+    code += "_, status, usage = os.wait4(pid, 0); print(os.waitstatus_to_exitcode(status), usage.ru_maxrss)"
+    done = who.run("/usr/bin/python3", "-IS", "-c", code, path, "true")
+    status, kilobytes = map(int, done.stdout.split())
+    assert status in (125, 0, -signal.SIGSYS)
+    assert kilobytes < 50 * 1024
 
 
 def test_rules_that_are_no_file(who, place):
