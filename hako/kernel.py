@@ -411,7 +411,8 @@ def load_and_execute(program, secret, what, socket=None):
     execute = (execve, path, _string_array(argv), _string_array(env), *secret.words)
     listener = _syscall(*load)
     if listener == -1:
-        hint = "a process has one supervisor at most" if foreign.get_errno() == EBUSY else ""
+        hints = {EBUSY: "a process has one supervisor at most", EINVAL: "or this is before Linux 5.19"}
+        hint = hints.get(foreign.get_errno(), "") if socket is not None else ""
         raise refused("seccomp SECCOMP_SET_MODE_FILTER", foreign.get_errno(), hint)
     if socket is not None:
         control[2] = listener
