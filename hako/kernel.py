@@ -80,7 +80,6 @@ NAMESPACES = {  # by name in /proc/PID/ns
     "cgroup": CLONE_NEWCGROUP,
     "time": CLONE_NEWTIME,
 }
-NS_GET_USERNS = 0xB701
 NS_GET_PARENT = 0xB702
 NS_GET_NSTYPE = 0xB703
 
