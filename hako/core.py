@@ -10,9 +10,9 @@ import os
 import sys
 
 from hako import __version__
-from hako.failure import Failure, call, show
+from hako.failure import FAILED, Failure, call, show
 
-FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127  # as env(1)
+NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as env(1)
 COMMANDS = {  # what a chain may name
     "hako-run": "run",
     "hako-enter": "enter",
@@ -191,11 +191,7 @@ def answer_help(module, words):
     asked = {word.name for word in words if word.name in ("--help", "--version")}
     if asked:
         text = module.__doc__.strip("\n") if "--help" in asked else f"hako {__version__}"
-        with call("write stdout"):
-            data = text.encode() + b"\n"
-            while data:
-                data = data[os.write(1, data) :]
-        os._exit(0)
+        print_out(text.encode() + b"\n")
 
 
 def complaint(name, module, words, left):
@@ -244,6 +240,19 @@ def fail(line, status):
         write(fd, b"!")
     say(line)
     os._exit(status)  # not sys.exit: in a child of a waiting command, Python's end is none of its business
+
+
+def print_out(data):
+    """Write DATA to stdout; end."""
+    write_all(1, data, "stdout")
+    os._exit(0)
+
+
+def write_all(fd, data, name):
+    """Write all of DATA to FD, called NAME in the message."""
+    with call(f"write {name}"):
+        while data:
+            data = data[os.write(fd, data) :]
 
 
 def say(line):

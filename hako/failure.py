@@ -2,6 +2,8 @@
 
 import os
 
+FAILED = 125  # as env(1)
+
 
 class Failure(Exception):
     """One line for stderr, and the exit status that goes with it.
@@ -9,7 +11,7 @@ class Failure(Exception):
     ERRNO is the kernel's error number, or None where no call failed.
     """
 
-    def __init__(self, line, status=125, errno=None):
+    def __init__(self, line, status=FAILED, errno=None):
         super().__init__(line)
         self.status = status
         self.errno = errno

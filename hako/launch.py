@@ -39,8 +39,7 @@ def enter(box, prog, pid_file, waiting):
     pid, pidfd = new_namespaces(launch)
     if pid:
         wait_outside(launch, supervise.Supervisor(pid, pidfd, launch.channels, signals))
-    launch.channels.of_child()
-    waiting.append(launch.channels.started[1])
+    launch.channels.of_child(waiting)
     enter_user_namespace(launch)
     kernel.rename_process("hako-init")
     kernel.join_session_keyring()

@@ -13,12 +13,11 @@ import select
 import stat
 
 from hako import identity, kernel
-from hako.failure import Failure, call, show
+from hako.failure import FAILED, Failure, call, show
 
 ENDING = (kernel.SIGINT, kernel.SIGTERM, kernel.SIGHUP, kernel.SIGQUIT)
 FORWARDED = (kernel.SIGUSR1, kernel.SIGUSR2, kernel.SIGWINCH, kernel.SIGCONT, kernel.SIGTSTP)
 EPERM, ESRCH, EISDIR, EOPNOTSUPP, ENOSPC = 1, 3, 21, 95, 28
-FAILED = 125
 
 
 class Channels:
@@ -44,10 +43,11 @@ class Channels:
         for fd in (self.started[1], self.ended[1], self.alive[0]):
             os.close(fd)
 
-    def of_child(self):
-        """Keep the child's ends: then the death of the supervisor shows at each."""
+    def of_child(self, waiting):
+        """Keep the child's ends, at which the supervisor's death shows; WAITING gets the one that exec closes."""
         for fd in (self.started[0], self.ended[0], self.alive[1]):
             os.close(fd)
+        waiting.append(self.started[1])
 
 
 def hold_signals():
@@ -258,11 +258,10 @@ class Supervisor:
             self.how = f"ended by signal {self.ended_by}"
             return 128 + self.ended_by
         report = os.read(self.channels.ended[0], 4096)
-        if not report.isdigit() and report:
-            if b"!" in self.told:
-                return os.waitstatus_to_exitcode(own)
+        failed = bool(report) and not report.isdigit()
+        if failed and b"!" not in self.told:  # else PROG's process has said why
             raise Failure(os.fsdecode(report))
-        code = os.waitstatus_to_exitcode(int(report or own))
+        code = os.waitstatus_to_exitcode(own if failed or not report else int(report))
         self.how = f"exited with status {code}" if code >= 0 else f"killed by signal {-code}"
         return code if code >= 0 else 128 - code
 

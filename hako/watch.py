@@ -14,7 +14,7 @@ import time
 from hako import bpf, core, kafel, kernel, program, rules, start, supervise, syscalls
 from hako.failure import Failure, call, show
 
-SIGKILL, SIGSYS = 9, 31
+SIGSYS = 31
 EPERM, ENOSPC, MOST_ERRNO = 1, 28, 4095
 # Arguments that tell more than the call: of these few different values are written down.
 TELLING = {"ioctl": 1, "fcntl": 1, "prctl": 0, "socket": 0, "arch_prctl": 0, "personality": 0, "madvise": 2}
@@ -38,8 +38,7 @@ def enter(watcher):
         supervise.forget(core.waiting)
         serve(supervisor, watcher, sockets[0])
     os.close(sockets[0])
-    channels.of_child()
-    core.waiting.append(channels.started[1])
+    channels.of_child(core.waiting)
     supervise.default_signals()
     supervise.die_with_parent(channels)
     kernel.prctl("SET_DUMPABLE", dumpable)
@@ -53,7 +52,7 @@ def serve(supervisor, watcher, socket):
     """Answer every call until PROG and all that it started are gone; exit with PROG's status."""
     listener = Listener(socket, watcher)
     status = supervisor.wait(also=listener.files)
-    if listener.killed and status == 128 + SIGKILL:
+    if listener.killed and status == 128 + kernel.SIGKILL:
         status = 128 + SIGSYS  # as the rules say: SIGKILL was our way to it
     number = listener.drain(supervisor.signal_fd)
     status = status if number is None else 128 + number
@@ -101,7 +100,7 @@ class Listener:
             return  # gone meanwhile, and the number perhaps another's
         self.killed = True
         try:
-            os.kill(asked.pid, SIGKILL)  # a thread's number does as well as its process's
+            os.kill(asked.pid, kernel.SIGKILL)  # a thread's number does as well as its process's
         except PermissionError:
             core.say(f"seccomp-exec: kill {asked.pid}: not ours to kill: its call stays without an answer")
         except ProcessLookupError:
@@ -194,7 +193,7 @@ class Reporter:
 
 
 def asking(rule):
-    """RULE, with a question in the place of a refusal: of KILL and ERRNO, which the supervisor can carry out."""
+    """RULE, with a question in the place of a refusal that the supervisor can carry out."""
     if rule.action & 0xFFFF0000 in (bpf.KILL_THREAD, bpf.KILL_PROCESS, bpf.ERRNO, bpf.USER_NOTIF):
         return bpf.Rule(bpf.USER_NOTIF, rule.condition, rule.place)
     return rule

@@ -379,16 +379,8 @@ def test_cgroups_are_joined(who, sandboxes):
         for own in made:
             (own / "cgroup.procs").write_text(str(pid))
         expected = cgroups(pathlib.Path(f"/proc/{pid}/cgroup").read_text())
-        process = who.start(
-            "hako-enter",
-            "--fork",
-            "--cap-add=all",
-            pid_text(pid),
-            "/bin/sh",
-            "-c",
-            "echo up; read x",
-            stdin=subprocess.PIPE,
-        )
+        shell = [pid_text(pid), "/bin/sh", "-c", "echo up; read x"]
+        process = who.start("hako-enter", "--fork", "--cap-add=all", *shell, stdin=subprocess.PIPE)
         assert process.stdout.readline() == "up\n"
         child = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]
         joined = cgroups(pathlib.Path(f"/proc/{child}/cgroup").read_text())
@@ -397,16 +389,7 @@ def test_cgroups_are_joined(who, sandboxes):
         assert any(path.endswith(f"/hako-test-{os.getpid()}") for path in joined.values())
         argv = ["hako-enter", "--no-cgroup", pid_text(pid), "/bin/busybox", "cat", "/proc/1/cgroup"]
         assert who.run(*argv).returncode == 0
-        process = who.start(
-            "hako-enter",
-            "--fork",
-            "--no-cgroup",
-            pid_text(pid),
-            "/bin/sh",
-            "-c",
-            "echo up; read x",
-            stdin=subprocess.PIPE,
-        )
+        process = who.start("hako-enter", "--fork", "--no-cgroup", *shell, stdin=subprocess.PIPE)
         assert process.stdout.readline() == "up\n"
         assert cgroups(pathlib.Path(f"/proc/{process.pid}/cgroup").read_text()) == cgroups(
             pathlib.Path("/proc/self/cgroup").read_text()

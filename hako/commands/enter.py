@@ -64,8 +64,7 @@ def enter(pid, prog, fork, with_cgroup):
         child, pidfd = kernel.clone3(0)
         if child:
             wait_outside(supervise.Supervisor(child, pidfd, channels, signals), prog)
-        channels.of_child()
-        core.waiting.append(channels.started[1])
+        channels.of_child(core.waiting)
         with call("setsid"):
             os.setsid()
     program.settle(prog, core.waiting, host_uid, own_session=fork)

@@ -39,7 +39,7 @@ DEFAULT = []
 def prepare(args):
     """Compile the rules that ARGS name; return what loads them. --list, --dump and --export end here."""
     if args["--list"]:
-        print_out(listing())
+        core.print_out(listing())
     if args["--learn"] is not None:
         return watched(args)
     caps = held() if core.held is None else core.held
@@ -47,7 +47,7 @@ def prepare(args):
         return watched(args, rules.policy(args["RULES"], args["--include"], caps))
     program = rules.program(args["RULES"], args["--include"], caps)
     if args["--dump"]:
-        print_out(dump(program).encode())
+        core.print_out(dump(program).encode())
     if args["--export"] is not None:
         export(args["--export"], program)
     last = args["PROG"] not in core.COMMANDS
@@ -94,24 +94,11 @@ def watched(args, policy=None):
 def export(path, program):
     """Write PROGRAM to the file PATH, - for stdout; end."""
     if path == "-":
-        print_out(program)
+        core.print_out(program)
     with call(f"open {show(path)}"):
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    write_all(fd, program, show(path))
+    core.write_all(fd, program, show(path))
     os._exit(0)
-
-
-def print_out(data):
-    """Write DATA to stdout; end."""
-    write_all(1, data, "stdout")
-    os._exit(0)
-
-
-def write_all(fd, data, name):
-    """Write all of DATA to FD, called NAME in the message."""
-    with call(f"write {name}"):
-        while data:
-            data = data[os.write(fd, data) :]
 
 
 def listing():
