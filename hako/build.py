@@ -139,7 +139,8 @@ def write(path, text, hint=""):
 def enter(box, program, ids):
     """Turn this process, alone in its new namespaces, into one inside BOX: root, network, names.
 
-    IDS are the identity.IdMaps of its user namespace, or None.
+    IDS are the identity.IdMaps of its user namespace, or None. Return the file
+    systems of limited size that were made: [(descriptor, mount point)].
     """
     target = open_target(box.target)
     sources = open_sources(box)
@@ -158,6 +159,7 @@ def enter(box, program, ids):
     if box.hostname is not None:
         kernel.sethostname(box.hostname)
         program.say(f"hostname: {show(box.hostname)}")
+    return builder.sized
 
 
 def take_ids(uid, gid):
@@ -189,11 +191,12 @@ class Builder:
     root     descriptor of the mount that becomes the root
     dev      that of the minimal device tree, or None
     fresh    mounts made here, in which mount points are made: {steps: descriptor of its root}
+    sized    those of limited size among them: [(descriptor, mount point)]
     """
 
     def __init__(self, box, program, target, sources):
         self.box, self.program, self.target, self.sources = box, program, target, sources
-        self.root, self.dev, self.fresh = None, None, {}
+        self.root, self.dev, self.fresh, self.sized = None, None, {}, []
 
     def mount_all(self):
         """Make the root and every mount, parents first."""
@@ -242,11 +245,13 @@ class Builder:
         """Put an empty tmpfs at DST; it belongs to PROG."""
         options = {"mode": "1777" if sandbox.steps(mount.dst) == ("tmp",) else "0755"}
         options.update(self.owner())
-        if mount.size is not None:
-            options["size"] = mount.size
+        if mount.size is not None:  # inodes too: each is a KiB of the kernel's memory, with nothing in the file
+            options.update(size=mount.size, nr_inodes=mount.size // 1024 + 64)
         fd = kernel.fsmount("tmpfs", options, LOCKED, show(mount.dst))
         self.attach(fd, mount.dst, True)
         self.fresh[sandbox.steps(mount.dst)] = fd
+        if mount.size is not None:
+            self.sized.append((fd, mount.dst))
         self.program.say(f"tmpfs: {show(mount.dst)}")
 
     def owner(self):

@@ -16,6 +16,7 @@ NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as env(1)
 COMMANDS = {  # what a chain may name
     "hako-run": "run",
     "hako-enter": "enter",
+    "hako-limit": "limit",
     "rlimit-exec": "rlimit_exec",
     "seccomp-exec": "seccomp_exec",
 }
@@ -23,7 +24,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOTDIR, EACCES = 2, 20, 13
 
 # Descriptors of the commands of this chain that wait, all close-on-exec: exec
-# closes them, which says "PROG runs"; a byte in them says that it will not.
+# closes them, which says "PROG runs"; "!" and a line in them say that it will not.
 waiting = []
 
 # Called with a path, argv and environment instead of execve(2), by who has a last
@@ -235,9 +236,9 @@ def undo_cpython():
 
 
 def fail(line, status):
-    """Say LINE on stderr, tell the waiting commands that PROG will not run, exit with STATUS."""
+    """Say LINE on stderr, tell the waiting commands that PROG will not run and why, exit with STATUS."""
     for fd in waiting:
-        write(fd, b"!")
+        write(fd, b"!" + os.fsencode(line)[:4000])  # less than PIPE_BUF: all of it or nothing
     say(line)
     os._exit(status)  # not sys.exit: in a child of a waiting command, Python's end is none of its business
 

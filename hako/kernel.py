@@ -70,6 +70,7 @@ CLONE_NEWPID = 0x20000000
 CLONE_NEWNET = 0x40000000
 CLONE_PIDFD = 0x1000
 CLONE_CLEAR_SIGHAND = 0x100000000
+CLONE_INTO_CGROUP = 0x200000000
 NAMESPACES = {  # by name in /proc/PID/ns
     "user": CLONE_NEWUSER,
     "mnt": CLONE_NEWNS,
@@ -133,15 +134,16 @@ def _uint64s(*values):
     return (foreign.c_uint64 * len(values))(*values)
 
 
-def clone3(flags):
+def clone3(flags, cgroup=None):
     """Make a child with CLONE_* FLAGS, without its parent's signal handlers; return pid and pidfd.
 
-    In the child: 0 and -1. As fork(2), but the interpreter is not told: only
-    for a process with one thread. See clone3(2).
+    In the child: 0 and -1. It is born into CGROUP, the descriptor of a
+    directory. As fork(2), but the interpreter is not told: only for a process
+    with one thread. See clone3(2).
     """
     pidfd = foreign.c_int(-1)
-    flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND
-    args = _uint64s(flags, foreign.addressof(pidfd), 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0)
+    flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND | (0 if cgroup is None else CLONE_INTO_CGROUP)
+    args = _uint64s(flags, foreign.addressof(pidfd), 0, 0, SIGCHLD, 0, 0, 0, 0, 0, cgroup or 0)
     pid = _call("clone3", namespace_names(flags), args, foreign.sizeof(args))
     return pid, pidfd.value if pid else -1
 
@@ -396,14 +398,10 @@ def load_and_execute(program, secret, what, socket=None):
     """
     SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
     number, sendmsg, execve = NUMBER["seccomp"], NUMBER["sendmsg"], NUMBER["execve"]
-    flags, message, control = 0, None, None
+    flags, message = 0, None
     if socket is not None:
         flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-        SOL_SOCKET, SCM_RIGHTS = 1, 1
-        data = foreign.string_buffer(b"x")
-        iov = _uint64s(foreign.addressof(data), 1)
-        control = _uint64s(20, SOL_SOCKET | SCM_RIGHTS << 32, 0)  # struct cmsghdr, the descriptor behind it
-        message = _uint64s(0, 0, foreign.addressof(iov), 1, foreign.addressof(control), 24, 0)
+        message = _message(foreign.string_buffer(b"x"))
     path, argv, env = what
     load = (number, SECCOMP_SET_MODE_FILTER, flags, _sock_fprog(program), 0, 0, 0)
     send = (sendmsg, socket, message, 0, *secret.words)
@@ -414,29 +412,44 @@ def load_and_execute(program, secret, what, socket=None):
         hint = hints.get(foreign.get_errno(), "") if socket is not None else ""
         raise refused("seccomp SECCOMP_SET_MODE_FILTER", foreign.get_errno(), hint)
     if socket is not None:
-        control[2] = listener
+        message.control[2] = listener
         _syscall(*send)
     _syscall(*execute)
     raise OSError(foreign.get_errno(), os.strerror(foreign.get_errno()))
 
 
 def socketpair():
-    """Two connected Unix sockets, close-on-exec. See socketpair(2)."""
-    AF_UNIX, SOCK_STREAM = 1, 1
+    """Two connected Unix sockets that keep messages apart, close-on-exec. See socketpair(2)."""
+    AF_UNIX, SOCK_SEQPACKET = 1, 5
     pair = (foreign.c_int * 2)()
-    _call("socketpair", "AF_UNIX", AF_UNIX, SOCK_STREAM | os.O_CLOEXEC, 0, pair)
+    _call("socketpair", "AF_UNIX", AF_UNIX, SOCK_SEQPACKET | os.O_CLOEXEC, 0, pair)
     return tuple(pair)
 
 
+def _message(data, descriptor=0):
+    """A struct msghdr with DATA (a buffer) and DESCRIPTOR. See unix(7), SCM_RIGHTS."""
+    SOL_SOCKET, SCM_RIGHTS = 1, 1
+    iov = _uint64s(foreign.addressof(data), foreign.sizeof(data))
+    control = _uint64s(20, SOL_SOCKET | SCM_RIGHTS << 32, descriptor)  # struct cmsghdr, the descriptor behind it
+    message = _uint64s(0, 0, foreign.addressof(iov), 1, foreign.addressof(control), 24, 0)
+    message.data, message.iov, message.control = data, iov, control  # kept as long as what points to them
+    return message
+
+
+def send_descriptor(socket, descriptor, data):
+    """Send DESCRIPTOR and DATA, 1 byte or more, through SOCKET."""
+    MSG_NOSIGNAL = 0x4000
+    _call("sendmsg", "", socket, _message(foreign.string_buffer(data), descriptor), MSG_NOSIGNAL)
+
+
 def receive_descriptor(socket):
-    """The descriptor that comes through SOCKET, close-on-exec; None at its end. See unix(7), SCM_RIGHTS."""
+    """A descriptor that comes through SOCKET, close-on-exec, and the data with it (4096 bytes); None at its end."""
     MSG_CMSG_CLOEXEC = 0x40000000
-    data, control = foreign.string_buffer(b"\0"), _uint64s(0, 0, 0)
-    iov = _uint64s(foreign.addressof(data), 1)
-    header = _uint64s(0, 0, foreign.addressof(iov), 1, foreign.addressof(control), 24, 0)
-    if not _call("recvmsg", "", socket, header, MSG_CMSG_CLOEXEC):
-        return None
-    return control[2] & 0xFFFFFFFF
+    message = _message(foreign.string_buffer(bytes(4096)))
+    size = _call("recvmsg", "", socket, message, MSG_CMSG_CLOEXEC)
+    if size and message[5] < 20:
+        raise Failure("recvmsg: a message without a descriptor")
+    return (message.control[2] & 0xFFFFFFFF, message.data.raw[:size]) if size else None
 
 
 class Notification:
@@ -563,3 +576,15 @@ def rename_process(name):
     foreign.memset(arg_start, 0, env_end - arg_start)
     foreign.memmove(arg_start, text, min(len(text), env_end - arg_start - 1))
     prctl("SET_NAME", name)
+
+
+def children(pid):
+    """The pids of the children of process PID, none if it is gone. See proc(5), /proc/PID/task/TID/children."""
+    found = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
+    except OSError:
+        pass
+    return found

@@ -6,8 +6,9 @@ supervisor     the caller's process: waits outside
 """
 
 import os
+import time
 
-from hako import build, identity, kernel, program, supervise
+from hako import build, identity, init, kernel, newfile, program, supervise
 from hako.failure import Failure, call
 
 EPERM, ENOSPC, EUSERS = 1, 28, 87
@@ -18,23 +19,53 @@ class Launch:
 
     box, prog   what to build, how to start PROG
     ids         the identity.IdMaps of its user namespace, or None
-    pid_file    a supervise.PidFile, or None
+    pid_file    a newfile.PidFile, or None
+    records     a records.Records, or None
+    disks       a supervise.Disks, if there are records
     waiting     descriptors that stay open until PROG's exec
+    began       seconds since the epoch, and monotonic time
     """
 
-    __slots__ = ("box", "channels", "ids", "pid_file", "prog", "waiting")
+    __slots__ = ("began", "box", "channels", "disks", "ids", "pid_file", "prog", "records", "waiting")
 
-    def __init__(self, box, prog, pid_file, waiting):
+    def __init__(self, box, prog, pid_file, records, waiting):
+        self.began = time.time(), time.monotonic()
         self.box, self.prog, self.waiting = box, prog, waiting
-        self.pid_file = supervise.PidFile(pid_file) if pid_file is not None else None
+        self.pid_file = newfile.PidFile(pid_file) if pid_file is not None else None
+        self.records = records()
+        self.disks = None if self.records is None else supervise.Disks()
         self.ids = identity.id_maps(prog.identity) if build.needs_user_namespace(box) else None
         self.channels = supervise.Channels()
 
+    def finish(self, supervisor, failure, status):
+        """Take the pid file away and write the report; return the exit STATUS, another if that fails.
 
-def enter(box, prog, pid_file, waiting):
-    """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return."""
-    program.check_kept(prog, waiting)
-    launch = Launch(box, prog, pid_file, waiting)
+        SUPERVISOR is None if there never was one; FAILURE is why PROG did not run, or None.
+        """
+        if self.pid_file:
+            self.pid_file.remove()
+        if self.records is None:
+            return status
+        return self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
+
+    def report(self, told, supervisor, failure):
+        """Fill in TOLD, a report.Report."""
+        told.real_time = time.monotonic() - self.began[1]
+        if supervisor is not None:
+            supervisor.tell(told)
+        if failure is not None:
+            told.status, told.reason = "internalError", str(failure)
+        elif supervisor.code is not None and not supervisor.ended_by and (full := self.disks.full()):
+            told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
+
+
+def enter(box, prog, pid_file, records, waiting):
+    """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
+
+    PID_FILE is a path or None; RECORDS opens the records.Records, and may return None.
+    """
+    program.check_kept(prog, waiting)  # before anything is opened
+    launch = Launch(box, prog, pid_file, records, waiting)
     signals = supervise.hold_signals()
     pid, pidfd = new_namespaces(launch)
     if pid:
@@ -48,7 +79,7 @@ def enter(box, prog, pid_file, waiting):
     supervise.die_with_parent(launch.channels)
     child, _ = kernel.clone3(kernel.CLONE_NEWPID if box.as_pid_1 else 0)
     if child:
-        supervise.be_init(child, prog.identity.powerless(), launch.channels)
+        init.be(child, prog.identity.powerless(), launch.channels)
     become_inmate(launch)
 
 
@@ -57,9 +88,9 @@ def new_namespaces(launch):
     try:
         return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
-        if launch.pid_file:
-            launch.pid_file.remove()
-        raise Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno) from err
+        failure = Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno)
+        launch.finish(None, failure, failure.status)
+        raise failure from err
 
 
 def why_not(errno, user_namespace):
@@ -76,19 +107,24 @@ def why_not(errno, user_namespace):
 def wait_outside(launch, supervisor):
     """Be the supervisor: exit with the status of what runs in the sandbox."""
     supervise.forget(launch.waiting)
+    supervisor.measures = launch.records is not None
     try:
         if launch.ids and launch.ids.privileged:
             build.write_id_maps(supervisor.pid, launch.ids)
             os.write(launch.channels.alive[1], b"m")
-        status = supervisor.wait(launch.pid_file.write if launch.pid_file else None)
+        also = {}
+        if launch.disks:
+            launch.disks.watch(also)
+        status = supervisor.wait(launch.pid_file.show_pid if launch.pid_file else None, also)
+    except Failure as err:
+        supervisor.end()
+        launch.finish(supervisor, err, err.status)
+        raise
     except BaseException:
         supervisor.end()
         raise
-    finally:
-        if launch.pid_file:
-            launch.pid_file.remove()
     launch.prog.say(f"PROG {supervisor.how}")
-    os._exit(status)
+    os._exit(launch.finish(supervisor, None, status))
 
 
 def enter_user_namespace(launch):
@@ -129,6 +165,6 @@ def become_inmate(launch):
     else:
         with call("setpgid"):
             os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
-    build.enter(launch.box, launch.prog, launch.ids)
+    supervise.send_disks(build.enter(launch.box, launch.prog, launch.ids))
     host_uid = launch.ids.outside[0] if launch.ids else None
     program.settle(launch.prog, launch.waiting, host_uid, own_session=True)

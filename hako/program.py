@@ -85,7 +85,7 @@ def check_kept(program, waiting):
     WAITING, by which earlier commands of the chain wait, are not the caller's to keep.
     """
     for fd in program.keep_fds:
-        if fd in waiting or fd in needed or not is_open(fd):
+        if fd in waiting or fd in needed or fd in supervise.disks or not is_open(fd):
             raise Failure(f"--keep-fd: not open: '{fd}'")
 
 
@@ -109,7 +109,7 @@ def settle(program, waiting, host_uid, own_session):
     filters when no_new_privs is set and there is nothing else to do.
     """
     env = environment(program)
-    kernel.close_all_but([*program.keep_fds, *waiting, *needed])
+    kernel.close_all_but([*program.keep_fds, *waiting, *needed, *supervise.disks])
     for fd in program.keep_fds:
         with call(f"keep descriptor {fd}"):
             os.set_inheritable(fd, True)

@@ -1,30 +1,25 @@
-"""The processes around PROG: the supervisor outside, the init inside, the pid file.
-
-A command that waits makes a child with clone3 and becomes its supervisor. In a
-sandbox with a pid namespace of its own that child becomes the init, which makes
-the process that will be PROG, and ends when PROG does; with it the kernel ends
-everything in there. The init dies with the supervisor (PR_SET_PDEATHSIG), which
-PROG could undo for itself but not for the init.
-"""
+"""The process outside: a command that waits makes a child with clone3 and becomes its supervisor."""
 
 import _signal
 import os
 import select
-import stat
 
-from hako import identity, kernel
-from hako.failure import FAILED, Failure, call, show
+from hako import kernel
+from hako.failure import Failure, call, show
 
 ENDING = (kernel.SIGINT, kernel.SIGTERM, kernel.SIGHUP, kernel.SIGQUIT)
 FORWARDED = (kernel.SIGUSR1, kernel.SIGUSR2, kernel.SIGWINCH, kernel.SIGCONT, kernel.SIGTSTP)
-EPERM, ESRCH, EISDIR, EOPNOTSUPP, ENOSPC = 1, 3, 21, 95, 28
+EPERM, ESRCH = 1, 3
+
+# Sockets to supervisors, all close-on-exec, that want to have the file systems of limited size.
+disks = []
 
 
 class Channels:
     """What the processes tell each other, all close-on-exec.
 
     started   PROG's process writes its pid, as the caller's /proc has it, and
-              "!" if it fails; exec closes it
+              "!" and why if it fails; exec closes it
     ended     the init writes PROG's wait status, decimal, or why it failed itself
     alive     the supervisor writes a byte when the id maps are written; it closes when it ends,
               or when the sandbox is to end
@@ -87,53 +82,6 @@ def die_with_parent(channels):
         os._exit(128 + kernel.SIGKILL)
 
 
-def be_init(prog, who, channels):
-    """Be PID 1 around the process PROG: reap, forward signals, and end with it; never return.
-
-    It holds nothing of the host and takes WHO's ids: /proc/1 gives nothing away.
-    """
-    try:
-        settle_init(who, channels)
-        serve(prog, channels)
-    except (Failure, OSError) as err:
-        os.write(channels.ended[1], os.fsencode(str(err)))
-    os._exit(FAILED)
-
-
-def settle_init(who, channels):
-    """Make this process the init: as WHO, with nothing of the caller's."""
-    kernel.close_all_but([channels.ended[1], channels.started[1], channels.alive[0]])
-    with call("chdir /"):
-        os.chdir("/")  # now, or with PROG's pivot_root, the sandbox's; the caller's would lead out
-    identity.assume(who)
-    kernel.prctl("SET_DUMPABLE", 0)
-    die_with_parent(channels)
-    os.close(channels.started[1])
-    for fd in (0, 1, 2):
-        os.close(fd)  # a caller that reads to the end waits for PROG, not for us
-
-
-def serve(prog, channels):
-    """Reap and forward until PROG or the supervisor ends.
-
-    The death of the supervisor shows at the pipe too: where the caller lacks
-    CAP_KILL, its death signal does not reach a process of another uid.
-    """
-    signals = kernel.signalfd((kernel.SIGCHLD, *FORWARDED))
-    poll = select.poll()
-    poll.register(signals, select.POLLIN)
-    poll.register(channels.alive[0], 0)
-    while True:
-        ready = {fd for fd, _ in poll.poll()}
-        if channels.alive[0] in ready:
-            os._exit(128 + kernel.SIGKILL)
-        number, sender = kernel.read_signal(signals)
-        if number == kernel.SIGCHLD:
-            reap(prog, channels)
-        elif sender == 0:  # from outside the pid namespace; those inside have no business with PID 1
-            forward(prog, number)
-
-
 def forward(prog, number):
     """Send PROG the signal NUMBER. It may have changed its uid: then it is out of reach."""
     try:
@@ -142,75 +90,138 @@ def forward(prog, number):
         pass
 
 
-def reap(prog, channels):
-    """Wait for every child that has ended; when PROG is among them, say how it ended and end too."""
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == prog:
-            os.write(channels.ended[1], b"%d" % status)
-            os._exit(0)
-        if pid == 0:
-            return
-
-
 def forget(waiting):
     """Close the descriptors WAITING, and stdin and stdout, which are PROG's: this process waits and never execs."""
     os.close(0)
     os.close(1)
-    for fd in waiting:
-        os.close(fd)
-    waiting.clear()
+    for fds in (waiting, disks):
+        for fd in fds:
+            os.close(fd)
+        fds.clear()
+
+
+class Disks:
+    """The file systems of limited size in a sandbox, which its supervisor holds to see whether one ran full.
+
+    The process that makes them sends them through every socket in `disks`.
+    """
+
+    __slots__ = ("held", "socket")
+
+    def __init__(self):
+        self.socket, sender = kernel.socketpair()
+        disks.append(sender)
+        self.held = []
+
+    def close(self):
+        """Let go of it, in the process that sends."""
+        os.close(self.socket)
+
+    def watch(self, files):
+        """Register with FILES, as Supervisor.wait() has them, what there is to receive."""
+        files[self.socket] = select.POLLIN, lambda: self.receive() or files.pop(self.socket)
+
+    def receive(self):
+        """Take one file system, with the name of its mount point; false when there is nobody left to send one."""
+        received = kernel.receive_descriptor(self.socket)
+        if received is not None:
+            self.held.append(received)
+        return received is not None
+
+    def receive_the_rest(self):
+        """Take what has come."""
+        poll = select.poll()
+        poll.register(self.socket, select.POLLIN)
+        while poll.poll(0) and self.receive():
+            pass
+
+    def full(self):
+        """The mount points of those that have no room left, for a message."""
+        self.receive_the_rest()
+        return [show(name) for fd, name in self.held if is_full(fd)]
+
+
+def is_full(fd):
+    """Whether the file system of FD has no block or no inode left."""
+    found = os.fstatvfs(fd)
+    return not found.f_bfree or not found.f_ffree
+
+
+def send_disks(sized):
+    """Send the file systems SIZED, [(descriptor, mount point)], to the supervisors that watch them."""
+    for socket in disks:
+        for fd, name in sized:
+            kernel.send_descriptor(socket, fd, os.fsencode(name)[:4096])
 
 
 class Supervisor:
-    """The parent of a sandbox: waits for it, passes signals on, and knows how it ended."""
+    """The parent of a sandbox: waits for it, passes signals on, and knows how it ended.
 
-    __slots__ = ("channels", "ended_by", "how", "pid", "pidfd", "signal_fd", "told")
+    code     PROG's exit status, or minus the number of the signal that killed it; None: PROG did not run
+    measures whether to find out what the child and those that it waited for used
+    rusage   that, at the end
+    """
+
+    __slots__ = (
+        *("channels", "code", "ended_by", "how", "measures", "pid", "pidfd"),
+        *("rusage", "signal_fd", "told"),
+    )
 
     def __init__(self, pid, pidfd, channels, signals):
         channels.of_supervisor()
         self.pid, self.pidfd, self.channels = pid, pidfd, channels
         self.signal_fd = kernel.signalfd(signals)
         self.ended_by, self.told, self.how = None, b"", ""
+        self.code, self.rusage, self.measures = None, None, False
 
-    def wait(self, on_start=None, also=None):
+    def end_fd(self):
+        """The descriptor that becomes readable when PROG has ended."""
+        return self.pidfd
+
+    def wait(self, on_start=None, also=None, clock=None):
         """Wait for the end; return the exit status for it: PROG's, or 128 and the signal's number.
 
-        ON_START is called with the pid once PROG runs. ALSO has descriptors and
-        what to call when they are readable; it may change meanwhile. After it,
-        how says for people how PROG ended.
+        ON_START is called with the pid once PROG runs. ALSO is {descriptor:
+        (POLL* events, function)}, which may change meanwhile. CLOCK is called
+        each time round and returns the seconds until it wants to be called
+        again, None for never. After it, how says for people how PROG ended.
         """
         also = {} if also is None else also
-        signal_fd = self.signal_fd
-        started = self.channels.started[0]
+        signal_fd, started, ended = self.signal_fd, self.channels.started[0], self.end_fd()
         poll = select.poll()
-        for fd in (self.pidfd, signal_fd, started):
+        for fd in (ended, signal_fd, started):
             poll.register(fd, select.POLLIN)
         ready = set()
-        while self.pidfd not in ready:
-            for fd in also:
-                poll.register(fd, select.POLLIN)
+        while ended not in ready:
+            pause = clock() if clock else None
+            asked = list(also)
+            for fd in asked:
+                poll.register(fd, also[fd][0])
             with call("poll"):
-                ready = {fd for fd, _ in poll.poll()}
-            for fd in ready & set(also):
+                ready = {fd for fd, _ in poll.poll(pause if pause is None else max(pause, 0) * 1000)}
+            for fd in asked:
                 poll.unregister(fd)
-                also[fd]()
-            if started in ready and not self.hear(started):
-                poll.unregister(started)
-                if on_start and b"!" not in self.told and not self.ended_by:
-                    on_start(int(self.told or self.pid))
+            for fd in asked:
+                if fd in ready and fd in also:
+                    also[fd][1]()
+            for fd in ready & {started}:
+                if not self.hear(fd):
+                    poll.unregister(fd)
+                    if on_start and self.runs() and not self.ended_by:
+                        on_start(int(self.told or self.pid))
             if signal_fd in ready:
                 self.pass_on(kernel.read_signal(signal_fd)[0])
         return self.status()
 
     def hear(self, started):
         """Read what PROG's process tells; false at the end of it."""
-        text = os.read(started, 64)
+        text = os.read(started, 8192)
         self.told += text
         return bool(text)
+
+    def runs(self):
+        """Whether PROG's process has not told that it failed."""
+        return b"!" not in self.told
 
     def pass_on(self, number):
         """Do what signal NUMBER asks for: end the sandbox, or pass it on."""
@@ -249,112 +260,62 @@ class Supervisor:
     def reap(self):
         """Wait for the child; return its wait status as waitpid() has it."""
         with call("wait4"):
-            return os.waitpid(self.pid, 0)[1]
+            if self.measures:
+                _, status, self.rusage = os.wait4(self.pid, 0)
+            else:  # that one imports a module
+                _, status = os.waitpid(self.pid, 0)
+        return status
 
     def status(self):
         """The exit status that tells how it ended; all of the sandbox has ended."""
         own = self.reap()
         if self.ended_by:
             self.how = f"ended by signal {self.ended_by}"
+            self.code = -kernel.SIGKILL
             return 128 + self.ended_by
         report = os.read(self.channels.ended[0], 4096)
         failed = bool(report) and not report.isdigit()
-        if failed and b"!" not in self.told:  # else PROG's process has said why
+        if failed and self.runs():  # else PROG's process has said why
             raise Failure(os.fsdecode(report))
-        code = os.waitstatus_to_exitcode(own if failed or not report else int(report))
+        return self.ended_with(own if failed or not report else int(report))
+
+    def ended_with(self, status):
+        """Keep the wait status STATUS; return it as an exit status."""
+        code = os.waitstatus_to_exitcode(status)
         self.how = f"exited with status {code}" if code >= 0 else f"killed by signal {-code}"
+        self.code = code if self.runs() else None
         return code if code >= 0 else 128 - code
 
+    def tell(self, report):
+        """Write into REPORT how PROG ended, and what the child and those that it waited for used."""
+        if self.code is None:
+            report.status, report.reason = "internalError", os.fsdecode(self.told.partition(b"!")[2])
+        elif self.code < 0:
+            report.status, report.signal = "killed", signal_name(-self.code)
+        else:
+            report.status, report.code = "exited", self.code
+        if self.ended_by:
+            report.reason = f"ended by {signal_name(self.ended_by)}"
+        if self.rusage is not None:
+            report.user_time, report.system_time = self.rusage.ru_utime, self.rusage.ru_stime
+            report.max_rss = max_rss(self.rusage.ru_maxrss * 1024)
 
-class PidFile:
-    """A file that holds a pid while a sandbox can be entered.
 
-    It is written without a name and then linked to its place, so it is never
-    there by half, not even after SIGKILL; and never through a link.
+def signal_name(number):
+    """The name of the signal NUMBER, "SIGTERM"; of one without a name, the number."""
+    names = [name for name in dir(_signal) if name.startswith("SIG") and getattr(_signal, name) == number]
+    names = [name for name in names if "_" not in name and not name.startswith("SIGRT")]
+    return str(number) if not names else "SIGPOLL" if "SIGPOLL" in names else min(names)
+
+
+def max_rss(measured):
+    """MEASURED, the peak resident bytes of a tree that began as a copy of this process; None if that hides it.
+
+    To the kernel, what a process was before its exec is part of its peak.
     """
-
-    __slots__ = ("directory", "fd", "identity", "name", "path", "temporary")
-
-    def __init__(self, path):
-        self.path, self.identity, self.temporary = path, None, None
-        place, self.name = os.path.split(path)
-        if self.name in ("", ".", ".."):
-            raise Failure(f"--pid-file: not the name of a file: {path!r}")
-        with call(f"open {show(place or '.')}"):
-            self.directory = os.open(place or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.check()
-        with call(f"open O_TMPFILE {show(place or '.')}"):
-            self.fd = self.unnamed()
-
-    def unnamed(self):
-        """A descriptor of a file without a name in the directory; with one that goes, where there is no O_TMPFILE."""
-        flags = os.O_WRONLY | os.O_CLOEXEC
-        try:
-            return os.open(f"/proc/self/fd/{self.directory}", flags | os.O_TMPFILE, 0o644)
-        except OSError as err:
-            if err.errno not in (EISDIR, EOPNOTSUPP):
-                raise
-        self.temporary = f".{self.name}.{os.getpid()}"
-        return os.open(self.temporary, flags | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=self.directory)
-
-    def check(self):
-        """Refuse to replace anything but an old pid file."""
-        try:
-            fd = os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.directory)
-        except FileNotFoundError:
-            return
-        except OSError as err:
-            raise Failure(f"--pid-file: {show(self.path)} is there and cannot be read: {err.strerror}") from err
-        try:
-            text = os.read(fd, 32) if stat.S_ISREG(os.fstat(fd).st_mode) else b"?"
-        finally:
-            os.close(fd)
-        if text.strip(b"0123456789\n"):
-            raise Failure(f"--pid-file: {show(self.path)} is there and is not a pid file")
-
-    def write(self, pid):
-        """Write PID and show the file in its place."""
-        with call(f"write {show(self.path)}"):
-            text = b"%d\n" % pid
-            if os.write(self.fd, text) != len(text):
-                raise OSError(ENOSPC, "")
-        self.check()
-        with call(f"link {show(self.path)}"):
-            self.place()
-            self.identity = self.inode(os.fstat(self.fd))
-
-    def place(self):
-        """Give the file its name, in the place of an old pid file."""
-        if self.temporary:
-            os.rename(self.temporary, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
-            self.temporary = None
-            return
-        try:
-            os.unlink(self.name, dir_fd=self.directory)
-        except FileNotFoundError:
-            pass
-        os.link(f"/proc/self/fd/{self.fd}", self.name, dst_dir_fd=self.directory)
-
-    def close(self):
-        """Forget about it: nothing was written."""
-        self.remove()
-        os.close(self.fd)
-        os.close(self.directory)
-
-    def remove(self):
-        """Take the file away, if it is still ours."""
-        if self.temporary:
-            os.unlink(self.temporary, dir_fd=self.directory)
-        if self.identity is None:
-            return
-        try:
-            there = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
-            if self.inode(there) == self.identity:
-                os.unlink(self.name, dir_fd=self.directory)
-        except OSError:
-            pass  # somebody was faster
-
-    @staticmethod
-    def inode(result):
-        """What tells one file from another."""
-        return result.st_dev, result.st_ino
+    try:
+        with open("/proc/self/status", "rb") as file:
+            own = next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+    return measured if measured > own else None

@@ -11,7 +11,7 @@ import select
 import stat
 import time
 
-from hako import bpf, core, kafel, kernel, program, rules, start, supervise, syscalls
+from hako import bpf, core, kafel, kernel, program, report, rules, start, supervise, syscalls
 from hako.failure import Failure, call, show
 
 SIGSYS = 31
@@ -65,15 +65,16 @@ class Listener:
 
     def __init__(self, socket, watcher):
         self.socket, self.watcher, self.fd, self.killed = socket, watcher, None, False
-        self.files = {socket: self.receive}
+        self.files = {socket: (select.POLLIN, self.receive)}
 
     def receive(self):
         """Take the listener from the socket."""
-        self.fd = kernel.receive_descriptor(self.socket)
+        received = kernel.receive_descriptor(self.socket)
         del self.files[self.socket]
         os.close(self.socket)
-        if self.fd is not None:
-            self.files[self.fd] = self.answer
+        if received is not None:
+            self.fd, _ = received
+            self.files[self.fd] = select.POLLIN, self.answer
 
     def answer(self):
         """Answer one call."""
@@ -171,9 +172,8 @@ class Reporter:
 
     def write(self, asked, name, action, place):
         """Write the JSON line of the call ASKED."""
-        now = time.time()
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06}Z",
+            "time": report.timestamp(time.time()),
             "pid": asked.pid,
             "comm": status_of(asked.pid).get("Name"),
             "syscall": name,

@@ -7,17 +7,22 @@ unprivileged uid. The commands are those of build/venv/bin, found on PATH.
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
+
+from hako import cgroup
 
 BIN = pathlib.Path(sys.executable).parent
 ORDINARY = 65534
 BUSYBOX = shutil.which("busybox")
 SYSTEM = [f"--mount={path}:{path}:ro" for path in ("/usr", "/lib", "/lib64") if os.path.exists(path)]
-DEADLINE = 60  # seconds, against hanging
+SLOW = float(os.environ.get("HAKO_SLOW", "1"))  # how many times slower than usual this machine is
+DEADLINE = 60 * SLOW  # seconds, against hanging
 
 
 class Who:
@@ -29,19 +34,24 @@ class Who:
         ids = (f"--reuid={self.uid}", f"--regid={self.uid}", "--clear-groups")
         self.prefix = ["setpriv", *ids, "--"] if name == "user" and os.getuid() == 0 else []
         self.env = {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG": "C.UTF-8", "SECRET": "host"}
-        self.box = None
+        self.box, self.cgroups = None, None
+
+    def command(self, argv):
+        """ARGV as this somebody runs it."""
+        words = [*self.prefix, *map(os.fsencode, argv)]
+        return words if self.cgroups is None else [*self.cgroups.entering(self.uid), *words]
 
     def run(self, *argv, **options):
         """Run ARGV to its end; text in and out."""
         options = {"capture_output": True, "text": True, "timeout": DEADLINE, "env": self.env, **options}
         if "input" not in options:
             options.setdefault("stdin", subprocess.DEVNULL)
-        return subprocess.run([*self.prefix, *map(os.fsencode, argv)], check=False, **options)
+        return subprocess.run(self.command(argv), check=False, **options)
 
     def start(self, *argv, **options):
         """Start ARGV; text in and out."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": self.env, **options}
-        return subprocess.Popen([*self.prefix, *map(os.fsencode, argv)], **options)
+        return subprocess.Popen(self.command(argv), **options)
 
     def inside(self, *argv, options=(), **popen):
         """Run ARGV in the box by hako-run with OPTIONS; busybox is there."""
@@ -68,12 +78,13 @@ def pytest_generate_tests(metafunc):
 def pytest_configure(config):
     """Say what the marks mean."""
     config.addinivalue_line("markers", "root: only root can do it")
+    config.addinivalue_line("markers", "vm: worth repeating on a stock kernel with cgroup v2 alone")
 
 
 def pytest_collection_modifyitems(items, config):
-    """An ordinary user is not asked for what only root can do."""
+    """An ordinary user is not asked for what only root can do, nor for cgroups that only root can delegate."""
     if os.getuid() != 0:
-        alone = [item for item in items if item.get_closest_marker("root")]
+        alone = [item for item in items if item.get_closest_marker("root") or "delegated" in item.fixturenames]
         items[:] = [item for item in items if item not in alone]
         config.hook.pytest_deselected(items=alone)
 
@@ -94,6 +105,91 @@ def who(request, place):
     os.chown(place, somebody.uid, somebody.uid if somebody.prefix else -1)
     somebody.box = prepare(place / "box")
     return somebody
+
+
+class Cgroups:
+    """A cgroup of the tests in each hierarchy, below which every command gets one that is delegated to its user."""
+
+    def __init__(self):
+        self.count, self.again, name = 0, False, f"tests-of-hako-{os.getpid()}-{os.urandom(4).hex()}"
+        self.tops = [pathlib.Path(place) / name for place in cgroup.places().values()]
+        for top in self.tops:
+            top.mkdir()
+            if (top / "cgroup.subtree_control").exists():
+                names = (top / "cgroup.controllers").read_text().split()
+                (top / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in names))
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                if (top.parent / file).exists() and not (top / "cgroup.controllers").exists():
+                    (top / file).write_text((top.parent / file).read_text())
+
+    def entering(self, uid):
+        """The words in front of a command that is to be in a new leaf, UID's own; AGAIN, in the last."""
+        enter = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 99; shift; done; shift; exec "$@"'
+        leaves = [top / f"leaf-{self.count}" for top in self.tops]
+        if self.again:
+            leaves = [leaf / cgroup.CALLERS if (leaf / cgroup.CALLERS).exists() else leaf for leaf in leaves]
+            return ["sh", "-c", enter, "sh", *map(str, leaves), "--"]
+        self.count += 1
+        leaves = [top / f"leaf-{self.count}" for top in self.tops]
+        for leaf in leaves:
+            leaf.mkdir()
+            for file in ("cpuset.cpus", "cpuset.mems"):
+                if (leaf / file).exists() and not (leaf / "cgroup.controllers").exists():
+                    (leaf / file).write_text((leaf.parent / file).read_text())
+            for name in (".", "cgroup.procs", "cgroup.threads", "cgroup.subtree_control", "tasks"):
+                if (leaf / name).exists():
+                    os.chown(leaf / name, uid, -1)
+        return ["sh", "-c", enter, "sh", *map(str, leaves), "--"]
+
+    def prefer(self):
+        """Let what is in here have the CPU before anybody else."""
+        for top in self.tops:
+            for file, most in (("cpu.weight", "10000"), ("cpu.shares", "262144")):
+                if (top / file).exists():
+                    (top / file).write_text(most)
+
+    def left(self):
+        """What commands have left below their leaves, but for where their callers are."""
+        found = {path for top in self.tops for path in top.glob("leaf-*/*") if path.is_dir()}
+        return sorted(str(path) for path in found if path.name != cgroup.CALLERS)
+
+    def wait_until_empty(self):
+        """Wait until nothing is left there: a slow machine may see to it when the command has ended already."""
+        wait_until(lambda: not self.left())
+
+    def remove(self):
+        """Remove all of it, with what is still in there."""
+        for top in self.tops:
+            directories = [top, *(path for path in top.rglob("*") if path.is_dir())]
+            for directory in sorted(directories, key=lambda path: len(path.parts), reverse=True):
+                for pid in (directory / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), signal.SIGKILL)
+                wait_until(lambda directory=directory: not remove_directory(directory))
+
+
+def remove_directory(path):
+    """Remove the directory PATH; whether it is still there."""
+    try:
+        path.rmdir()
+    except OSError:
+        pass
+    return path.exists()
+
+
+def wait_until(condition):
+    """Wait until CONDITION() is true, and not for ever."""
+    end = time.monotonic() + DEADLINE / 4
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def delegated(who):
+    """The cgroups of WHO, delegated as a service manager does it; nothing may be left in them."""
+    who.cgroups = Cgroups()
+    yield who.cgroups
+    who.cgroups.remove()
 
 
 @pytest.fixture

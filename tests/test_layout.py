@@ -25,11 +25,22 @@ PLAN = {
     "sandbox": BASE | {"values"},
     "identity": BASE | {"kernel", "values"},
     "guard": BASE | {"kernel"},
+    "newfile": BASE,
+    "limits": BASE | {"values"},
     "cgroup": BASE,
+    "group": BASE | {"cgroup", "kernel"},
+    "meter": {"group", "kernel"},
+    "report": set(),
+    "usage": BASE | {"report"},
+    "output": BASE | {"kernel"},
+    "keep": BASE | {"group", "kernel", "supervise"},
+    "records": BASE | {"newfile", "report", "usage"},
+    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
-    "supervise": BASE | {"identity", "kernel"},
-    "launch": BASE | {"build", "identity", "kernel", "program", "supervise"},
+    "supervise": BASE | {"kernel"},
+    "init": BASE | {"identity", "kernel", "supervise"},
+    "launch": BASE | {"build", "identity", "init", "kernel", "newfile", "program", "supervise"},
     "join": BASE | {"cgroup", "identity", "kernel"},
     "prototypes": set(),
     "syscalls": {"bpf", "kernel"},
@@ -39,12 +50,13 @@ PLAN = {
     "rules": BASE | {"bpf", "kafel", "kernel", "oci"},
     "disassembly": {"bpf", "syscalls"},
     "start": BASE | {"bpf", "kernel"},
-    "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "rules", "start", "supervise", "syscalls"},
+    "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "report", "rules", "start", "supervise", "syscalls"},
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
-    "commands/run": BASE | {"build", "core", "launch", "program", "sandbox", "supervise"},
+    "commands/run": BASE | {"build", "core", "launch", "newfile", "program", "records", "sandbox"},
     "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "values"},
     "commands/rlimit_exec": BASE | {"values"},
+    "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))
 
@@ -85,6 +97,7 @@ def test_what_is_imported_at_the_start(command):
         "hako-run": ["--userns=auto", "/", "x"],
         "hako-enter": ["1"],
         "seccomp-exec": ["minimal", "true"],
+        "hako-limit": ["--memory=64M", "true"],
     }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at

@@ -35,7 +35,7 @@ OF_THE_SYSTEM = {  # pages that come with Linux, to which ours may point
     *("capabilities(7)", "cgroups(7)", "landlock(7)", "mount_namespaces(7)", "namespaces(7)"),
     *("pid_namespaces(7)", "user_namespaces(7)"),
 }
-OPTIONS_OF_OTHERS = {"--ro-bind", "--seccomp"}  # bwrap's, in examples
+OPTIONS_OF_OTHERS = {"--ro-bind", "--seccomp", "--scope", "--user"}  # of bwrap and systemd-run, in examples
 ORDINARY = 65534
 SECONDS = 60  # more than the examples of one page ever take
 

@@ -18,6 +18,7 @@ Options:
   --userns=MODE        a user namespace: auto (when the caller lacks CAP_SYS_ADMIN), always or never [default: auto]
   -p, --pid-file=FILE  write the host pid of the sandbox's PID 1 there while PROG runs
   --as-pid-1           PROG itself is PID 1, not a small init
+  --report=FILE        write how PROG ended and what it used to FILE, - for stderr
   -e, --env=SPEC       NAME=VALUE, or NAME for the caller's value, repeatable; else the environment is empty
   -u, --user=USER      run PROG as USER, a name or number of the host
   -g, --group=GROUP    run PROG with GROUP, a name or number; else the primary group of USER
@@ -38,7 +39,7 @@ See namespaces(7), pivot_root(2), hako-chain(7).
 
 import os
 
-from hako import build, core, launch, program, sandbox, supervise
+from hako import build, core, launch, newfile, program, sandbox
 from hako.failure import Failure
 
 DEFAULT = ["/sbin/init"]
@@ -47,15 +48,32 @@ MOVES = True
 
 def prepare(args):
     """Check ARGS and what they name; return what runs the rest of the chain in a sandbox."""
-    prog = program.from_args(args, DEFAULT, lambda line: core.say(f"hako-run: {line}"))
+    prog = program.from_args(args, DEFAULT, say)
     box = describe(args)
     core.held = prog.identity.held()
     if not core.moved:
         build.check(box)
         program.environment(prog)
         if args["--pid-file"] is not None:
-            supervise.PidFile(args["--pid-file"]).close()
-    return lambda: launch.enter(box, prog, args["--pid-file"], core.waiting)
+            newfile.PidFile(args["--pid-file"]).close()
+    records = recorder(args["--report"])
+    return lambda: launch.enter(box, prog, args["--pid-file"], records, core.waiting)
+
+
+def recorder(path):
+    """What opens PATH, the value of --report, and returns the Records; None for no file."""
+    if path is None:
+        return lambda: None
+    from hako.records import Records
+
+    if not core.moved:
+        Records.check(path)
+    return lambda: Records(say, path)
+
+
+def say(line):
+    """Say LINE on stderr."""
+    core.say(f"hako-run: {line}")
 
 
 def describe(args):
