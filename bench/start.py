@@ -6,6 +6,7 @@ the bare interpreter that the commands run under; and the private memory of a
 supervisor with its init.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -30,6 +31,12 @@ def commands(tools, box, busybox):
         "hako-run --proc --dev --tmpfs true": [*run[:-1], "--proc", "--dev", "--tmpfs=/tmp", box, *true],
         "hako-run and three rlimit-exec, true": [*run, *links, *true],
         "rlimit-exec true": [f"{tools}/rlimit-exec", "--nofile=64", *true],
+        "hako-limit --memory --time true": [f"{tools}/hako-limit", "--memory=64M", "--time=5", *true],
+        "hako-limit --time --output true": [f"{tools}/hako-limit", "--time=5", "--output=1M", *true],
+        "hako-limit --memory --time hako-run true": [
+            *(f"{tools}/hako-limit", "--memory=64M", "--time=5", "hako-run", *run[1:]),
+            *true,
+        ],
         "prlimit true": ["prlimit", "--nofile=64", *true],
         "busybox true": true,
     }
@@ -37,7 +44,41 @@ def commands(tools, box, busybox):
         same = ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", box, "/"]
         same += ["--ro-bind", busybox, "/bin/busybox"]
         timed["bwrap true, the same isolation"] = [*same, *true]
-    return {name: argv for name, argv in timed.items() if shutil.which(argv[0])}
+    if os.path.isdir("/run/systemd/system"):
+        scope = ["systemd-run", "--quiet", "--scope", "-p", "MemoryMax=64M", "-p", "RuntimeMaxSec=5"]
+        timed["systemd-run --scope true"] = [*scope, *true]
+    timed |= {
+        f"{tool} run, a bundle with --memory": [tool, "run", "-b", bundle(box, busybox), f"bench-{tool}"]
+        for tool in ("crun", "runc")
+    }
+    return {name: argv for name, argv in timed.items() if works(argv)}
+
+
+def bundle(box, busybox):
+    """A directory for container runtimes with the same program and limit; BUSYBOX is copied."""
+    place = pathlib.Path(f"{box}-bundle")
+    (place / "rootfs/bin").mkdir(parents=True, exist_ok=True)
+    shutil.copy(busybox, place / "rootfs/bin/busybox")
+    kinds = ("pid", "mount", "ipc", "uts", "network")
+    config = {
+        "ociVersion": "1.0.2",
+        "process": {"args": ["/bin/busybox", "true"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+        "root": {"path": "rootfs", "readonly": True},
+        "linux": {
+            "namespaces": [{"type": kind} for kind in kinds],
+            "resources": {"memory": {"limit": 64 << 20}},
+        },
+    }
+    (place / "config.json").write_text(json.dumps(config))
+    return str(place)
+
+
+def works(argv):
+    """Whether ARGV is to be had here, and ends well: some of them do not with these cgroups."""
+    if not shutil.which(argv[0]):
+        return False
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.run(argv, check=False, timeout=60, **quiet).returncode == 0
 
 
 def once(argv):
@@ -84,6 +125,7 @@ def main(tools):
                     times[name].append(took)
             if sys.stderr.isatty():
                 print(f"\r{turn + 1}/{ROUNDS + 5}", end="", file=sys.stderr)
+        shutil.rmtree(f"{place}-bundle", ignore_errors=True)
         shell = [*timed["hako-run true"][:-2], "/bin/busybox", "sh", "-c", "echo; read x"]
         supervisor, init = memory(shell)
     report(times, supervisor, init)
@@ -98,6 +140,8 @@ def report(times, supervisor, init):
         print(f"{name:38} {value:7.2f} ms {value / bare:6.2f} times the bare interpreter")
     one, four = medians["hako-run true"], medians["hako-run and three rlimit-exec, true"]
     print(f"a chain of four is {four / one:.2f} times a chain of one")
+    limited, link = medians["hako-limit --memory --time true"], medians["rlimit-exec true"]
+    print(f"hako-limit --memory --time is {limited / link:.2f} times rlimit-exec")
     if "bwrap true, the same isolation" in medians:
         print(f"hako-run is {one / medians['bwrap true, the same isolation']:.1f} times bwrap")
     print(f"private memory: supervisor {supervisor / 1024:.1f} MB, init {init / 1024:.1f} MB")

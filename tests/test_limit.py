@@ -13,7 +13,7 @@ import pytest
 from conftest import BUSYBOX, DEADLINE, SLOW, wait_until
 from hako import group
 
-pytestmark = pytest.mark.vm
+vm = pytest.mark.vm
 PYTHON = ["/usr/bin/python3", "-I", "-S", "-c"]
 MANY_SMALL = (
     "import os, time\nfor _ in range(100):\n  if not os.fork(): x = bytearray(5 << 20); time.sleep(30)\nos.wait()"
@@ -55,6 +55,7 @@ def state(pid):
 # Memory
 
 
+@vm
 @pytest.mark.parametrize("code", [MANY_SMALL, MEMFD], ids=["many small processes", "memfd"])
 def test_memory(who, delegated, code):
     done, report = limited(who, "--memory=64M", *PYTHON, code)
@@ -99,6 +100,7 @@ def in_memory(place):
     return kind in ("tmpfs", "overlayfs")
 
 
+@vm
 def test_memory_limit_of_somebody_else_below(who, delegated):
     """An inner limit that strikes is not the outer's."""
     inner = ["hako-limit", "--memory=32M", *PYTHON, "x = bytearray(48 << 20)"]
@@ -135,6 +137,7 @@ def test_swap_is_part_of_the_limit(who, delegated):
 # Processes
 
 
+@vm
 def test_pids(who, delegated):
     mark = f"mark-{os.urandom(8).hex()}"
     done, report = limited(who, "--pids=32", "bash", "-c", BOMB, mark)
@@ -158,6 +161,7 @@ def test_pids_tolerated(who, delegated):
 # CPU
 
 
+@vm
 def test_cpu(who, delegated):
     """Two that are busy have half a core together; the control has more."""
 
@@ -232,6 +236,7 @@ def test_grace_that_is_not_used(who):
 # Output
 
 
+@vm
 def test_output(who):
     done, report = limited(who, "--output=1M", "yes")
     assert (done.returncode, len(done.stdout)) == (124, 1048576)
@@ -526,6 +531,7 @@ def test_sigkill_of_the_keeper_ends_it(who, delegated):
     wait_until(lambda: not alive(mark) and not delegated.left())
 
 
+@vm
 def test_sigkill_of_both_leaves_what_the_next_run_removes(who, delegated):
     mark = f"mark-{os.urandom(8).hex()}"
     process, keeper = start_tree(who, mark, "--memory=256M")
@@ -544,6 +550,7 @@ def test_sigkill_of_both_leaves_what_the_next_run_removes(who, delegated):
     process.stderr.close()
 
 
+@vm
 @pytest.mark.parametrize("option", ["--pids=20", "--cpu=50", "--memory=256M", "--cpu-weight=50"])
 def test_each_limit_alone_where_the_caller_is(who, delegated, option):
     """In version 2 some controllers would make a place where processes are a threaded one."""
@@ -589,6 +596,7 @@ def test_a_signal_during_the_grace(who):
 # Where it is made
 
 
+@vm
 def test_what_cannot_be_enforced_is_refused(who):
     """An ordinary user to whom nothing is delegated."""
     if who.name == "root":
@@ -601,7 +609,7 @@ def test_what_cannot_be_enforced_is_refused(who):
         assert done.stderr.count("\n") == 1
     assert not (who.box / "data/ran").exists()
     done = who.run("hako-limit", "--memory=64M", "--report=-", "true")
-    line, report = done.stderr.splitlines()
+    report, line = done.stderr.splitlines()
     assert (json.loads(report)["status"], f"hako-limit: {json.loads(report)['reason']}") == ("internalError", line)
 
 
@@ -614,6 +622,7 @@ def test_a_controller_that_is_not_there(who, delegated):
     delegated.wait_until_empty()
 
 
+@vm
 def test_cgroup_files(who, delegated):
     """Those that are there are written, and unknown ones name the file."""
     done = who.run("hako-limit", "--cgroup=pids.max=7", "--report=-", "bash", "-c", BOMB)
