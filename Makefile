@@ -1,6 +1,7 @@
 # make          build/venv, with every command as build/venv/bin/NAME
 # make demo     a program in a sandbox, to see it run
 # make check    all tests
+# make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make bench    how fast, beside what else there is
 # make fuzz     the parsers of rules, FUZZ_SECONDS each
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
@@ -52,6 +53,9 @@ check: all
 	mandoc -T lint -W warning man/*
 	$(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider tests
 
+check-vm: all
+	tests/vm/run $(VENV)/bin
+
 bench: all
 	$(VENV)/bin/python3 bench/start.py $(VENV)/bin
 	$(VENV)/bin/python3 bench/filters.py $(VENV)/bin
@@ -87,4 +91,4 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns demo check bench fuzz install uninstall clean
+.PHONY: all patterns demo check check-vm bench fuzz install uninstall clean

@@ -18,6 +18,7 @@ def status(who, *options, **popen):
     return {line.partition(":")[0]: line.partition(":")[2].strip() for line in done.stdout.splitlines()}
 
 
+@pytest.mark.vm
 @pytest.mark.parametrize("options", [(), ("--user=1000",), ("--userns=always",), ("--as-pid-1",)])
 def test_nothing_is_kept(who, options):
     got = status(who, *options)
@@ -183,6 +184,7 @@ def test_namespaces_of_its_own(who):
     assert same == (["user"] if who.name == "root" else [])
 
 
+@pytest.mark.vm
 def test_user_namespaces_by_choice(who):
     code = "busybox readlink /proc/self/ns/user; busybox cat /proc/self/uid_map /proc/self/setgroups"
     done = who.inside("/bin/sh", "-c", code, options=["--proc", "--userns=always", "--user=1000"])

@@ -1,0 +1,55 @@
+"""hako-run where user namespaces are switched off: an ordinary user is refused, root needs none."""
+
+import pathlib
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
+NAMESPACES = "user,mnt,pid,net,ipc,uts,cgroup"
+HINT = "[user namespaces are not to be had here; root needs none]"
+REFUSED = {  # by the sysctl that switches them off
+    "user.max_user_namespaces": f"hako-run: clone3 {NAMESPACES}: No space left on device {HINT}\n",
+    "kernel.unprivileged_userns_clone": f"hako-run: clone3 {NAMESPACES}: Operation not permitted {HINT}\n",
+}
+
+
+@pytest.fixture(params=REFUSED)
+def switched_off(request):
+    """The sysctl that is 0 for the test."""
+    path = pathlib.Path("/proc/sys", *request.param.split("."))
+    before = path.read_text()
+    path.write_text("0")
+    yield request.param
+    path.write_text(before)
+
+
+def mark(who, *options):
+    """Run what leaves a mark in the box of WHO; return how it ended, its stderr and whether the mark is there."""
+    done = who.inside("/bin/busybox", "touch", "/data/ran", options=["--writable", *options])
+    return done.returncode, done.stderr, (who.box / "data/ran").exists()
+
+
+def test_an_ordinary_user_is_refused(who, switched_off):
+    """In one line, before PROG; root works as ever."""
+    pid_file = who.box.parent / "pid"
+    expected = (0, "", True) if who.name == "root" else (125, REFUSED[switched_off], False)
+    assert mark(who, f"--pid-file={pid_file}") == expected
+    assert not pid_file.exists()
+
+
+@pytest.mark.root
+def test_root_may_ask_for_one(who, switched_off):
+    """Debian's sysctl is for ordinary users; that of the kernel is for everybody."""
+    for_everybody = switched_off == "user.max_user_namespaces"
+    expected = (125, REFUSED[switched_off], False) if for_everybody else (0, "", True)
+    assert mark(who, "--userns=always") == expected
+
+
+def test_with_them_it_works(who):
+    assert mark(who) == (0, "", True)
+    assert mark(who, "--userns=always") == (0, "", True)
+
+
+def test_what_makes_no_namespace_works(who, switched_off):
+    done = who.run("rlimit-exec", "--core=0", "seccomp-exec", "minimal", "/bin/busybox", "echo", switched_off)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{switched_off}\n", "")
