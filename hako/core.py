@@ -18,6 +18,7 @@ COMMANDS = {  # what a chain may name
     "hako-enter": "enter",
     "rlimit-exec": "rlimit_exec",
     "seccomp-exec": "seccomp_exec",
+    "landlock-exec": "landlock_exec",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOTDIR, EACCES = 2, 20, 13
@@ -272,10 +273,8 @@ def become(argv):
     """Replace this process with ARGV, found on PATH; return never. See execve(2)."""
     if not argv[0]:
         raise Failure("an empty name cannot be run: ''", NOT_FOUND)
-    path = os.environ.get("PATH", DEFAULT_PATH)
-    places = [argv[0]] if "/" in argv[0] else [os.path.join(place or ".", argv[0]) for place in path.split(":")]
     denied = None
-    for place in places:
+    for place in places(argv[0]):
         try:
             execute(place, argv, os.environ)
         except OSError as err:
@@ -290,7 +289,15 @@ def become(argv):
     raise Failure(f"{show(argv[0])}: No such file or directory", NOT_FOUND)
 
 
+def places(name):
+    """Where become() looks for the program NAME, first to last."""
+    if "/" in name:
+        return [name]
+    return [os.path.join(place or ".", name) for place in os.environ.get("PATH", DEFAULT_PATH).split(":")]
+
+
 def unusable(prog, err):
-    """The Failure of a PROG that is there and cannot be executed, by the OSError ERR."""
-    hint = " [its interpreter or dynamic loader is missing here]" if err.errno == ENOENT else ""
-    return Failure(f"{show(prog)}: {err.strerror}{hint}", NOT_EXECUTABLE)
+    """The Failure of a PROG that is there and cannot be executed, by the OSError ERR, which may have a hint."""
+    missing = "its interpreter or dynamic loader is missing here" if err.errno == ENOENT else ""
+    hint = getattr(err, "hint", missing)
+    return Failure(f"{show(prog)}: {err.strerror}" + (f" [{hint}]" if hint else ""), NOT_EXECUTABLE)
