@@ -35,6 +35,9 @@ execute = os.execve
 # then the names of this link mean nothing yet.
 moved = False
 
+# The argv of PROG, what the chain ends in; None while it is prepared.
+prog = None
+
 # While the chain is prepared: the capabilities that PROG will hold, numbers, as
 # far as an earlier link decides that; None if none does.
 held = None
@@ -42,18 +45,19 @@ held = None
 
 def main(argv):
     """Run the chain ARGV: prepare every link, enter each in turn, become PROG; never return."""
+    global prog
     name = os.path.basename(argv[0])
     try:
         if name not in COMMANDS:
             raise Failure(f"no command of hako has this name: {', '.join(COMMANDS)}")
         hold_standard_descriptors()
         undo_cpython()
-        entries, argv = prepare([name, *argv[1:]])
+        entries, prog = prepare([name, *argv[1:]])
         sys.path.clear()  # from here on nothing may be imported: the root may be a stranger's
         for link, enter in entries:
             name = link  # whose failure it is, from here on
             enter()
-        become(argv)
+        become(prog)
     except Failure as err:
         fail(f"{getattr(err, 'name', name)}: {err}", err.status)
     except OSError as err:
@@ -281,7 +285,7 @@ def become(argv):
             if err.errno not in (ENOENT, ENOTDIR, EACCES) or getattr(err, "final", False):
                 raise unusable(argv[0], err) from err
             if err.errno == EACCES or os.path.lexists(place):
-                denied = denied or err
+                denied = denied if denied and not hasattr(err, "hint") else err
         except ValueError as err:
             raise Failure(f"{show(argv[0])}: {err}", NOT_EXECUTABLE) from err
     if denied:

@@ -207,11 +207,22 @@ def test_a_program_that_cannot_be_read(place):
     assert (done.returncode, done.stderr) == (125, f"landlock-exec: open {path}: Permission denied\n")
 
 
-def test_another_command_of_the_chain(who):
-    done = who.run("landlock-exec", *BEST, "--ldd", "rlimit-exec", "--core=0", "true")
-    message = "landlock-exec: --ldd: must stand right before PROG: 'rlimit-exec' starts another program\n"
-    assert (done.returncode, done.stderr) == (125, message)
-    assert who.run("rlimit-exec", "--core=0", *LDD, "echo", "started").stdout == "started\n"
+def test_other_commands_in_between(who, place):
+    """What the chain ends in counts; they themselves are not executed."""
+    (place / "rules").write_text("ERRNO(77) { getpid } DEFAULT ALLOW")
+    (place / "rules").chmod(0o644)
+    links = ["rlimit-exec", "--core=0", "seccomp-exec", place / "rules"]
+    done = who.run(*LDD, *links, "echo", "started")
+    assert (done.returncode, done.stdout, said(done)) == (0, "started\n", "")
+    done = who.run(*LDD, *links, "cat", "/etc/passwd")
+    assert (done.returncode, said(done)) == (1, "cat: /etc/passwd: Permission denied\n")
+    done = who.inside(*LDD, "rlimit-exec", "--core=0", "ls", "/usr", options=SYSTEM)
+    assert (done.returncode, said(done)) == (2, "ls: cannot open directory '/usr': Permission denied\n")
+
+
+def test_not_into_another_root(who):
+    done = who.run(*LDD, *who.sandbox("/bin/busybox", "true"))
+    assert (done.returncode, said(done)) == (125, "landlock-exec: --ldd: /bin/busybox is in another root than this\n")
 
 
 def test_inside_a_sandbox(who):

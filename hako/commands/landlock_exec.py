@@ -31,7 +31,7 @@ See landlock(7), hako-chain(7).
 import os
 
 from hako import core, kernel, landlock, values
-from hako.failure import Failure
+from hako.failure import Failure, show
 
 DEFAULT = []
 EACCES = 13
@@ -45,12 +45,18 @@ def prepare(args):
     if lack and not args["--best-effort"]:
         raise Failure(f"{landlock.complaint(lack, abi)} [PROG can run without, with --best-effort]")
     domain = landlock.Domain(rules, abi)
-    more = needs(args["PROG"]) if args["--ldd"] else list
-    if not core.moved:
-        domain.make(more())
-        more = None
+    last = args["PROG"] not in core.COMMANDS
+    more = needs() if args["--ldd"] else None
+    later = core.moved or (more is not None and not last)
+    if not later:
+        make(domain, more, args["PROG"])
     line = f"landlock-exec: {landlock.complaint(lack, abi)}: PROG runs without" if lack else None
-    return lambda: enter(domain, more, line, last=args["PROG"] not in core.COMMANDS)
+    return lambda: enter(domain, later, more, line, last)
+
+
+def make(domain, more, prog):
+    """Make the ruleset of DOMAIN, with the paths that MORE, if it is not None, returns for PROG."""
+    domain.make(more(prog) if more else ())
 
 
 def describe(args):
@@ -87,15 +93,20 @@ def port(option, text):
     return number
 
 
-def needs(prog):
-    """A function that returns what PROG needs to start, as paths of landlock.Rules."""
-    if prog in core.COMMANDS:
-        raise Failure(f"--ldd: must stand right before PROG: {prog!r} starts another program")
+def needs():
+    """A function that returns what the PROG of the chain needs to start, as paths of landlock.Rules.
+
+    Where other links come between, that is known only when the chain is prepared.
+    """
     from hako import elf
 
-    def found():
-        path = find(prog)
-        return [(access, name) for name, access in elf.needs(path, os.environ, find).items()] if path else []
+    moved = core.moved
+
+    def found(name):
+        if core.moved and not moved:
+            raise Failure(f"--ldd: {show(name)} is in another root than this")
+        path = find(name)
+        return [(access, place) for place, access in elf.needs(path, os.environ, find).items()] if path else []
 
     return found
 
@@ -110,13 +121,13 @@ def executable(path):
     return os.path.isfile(path) and os.access(path, os.X_OK, effective_ids=True)
 
 
-def enter(domain, more, line, last):
-    """Put DOMAIN in force; first make it, if that was left to do, with the paths that MORE returns.
+def enter(domain, later, more, line, last):
+    """Put DOMAIN in force, which is made only here if LATER says so, with MORE.
 
     LINE tells what it lacks, if anything. LAST: PROG comes next.
     """
-    if more is not None:
-        domain.make(more())
+    if later:
+        make(domain, more, core.prog[0])
     if line is not None:
         core.say(line)
     domain.enforce()
