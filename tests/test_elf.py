@@ -88,6 +88,20 @@ def test_libraries_beside_the_program(who, place, libraries, tag):
     assert who.run(*LDD, place / "link").stdout == "42\n"
 
 
+def test_libraries_that_need_each_other(who, place):
+    """In a ring; the search ends where it began."""
+    rpath = "-Wl,-rpath,$ORIGIN"
+    for _ in range(2):  # for the first there is nothing to be linked with yet
+        for name, other in ("ab", "ba"):
+            code = f"int {name}() {{ return 21; }} int {other}(); int {name}2() {{ return {other}(); }}"
+            needed = [f"-L{place}", f"-l{other}"] if (place / f"lib{other}.so").exists() else []
+            cc(place, f"lib{name}.so", code, "-shared", "-fPIC", rpath, *needed)
+    program = cc(place, "program", 'int main() { printf("%d\\n", a2() + b2()); }', rpath, f"-L{place}", "-la", "-lb")
+    assert who.run(program).stdout == "42\n"
+    assert who.run(*LDD, program, timeout=30).stdout == "42\n"
+    assert elf.needs(str(program), {}, None)[f"{place}/liba.so"] == "ro"
+
+
 def test_rpath_holds_for_what_a_library_needs(who, libraries):
     """RUNPATH does not; the program's own needs are the control."""
     program = libraries("--disable-new-dtags", a="$ORIGIN/a:$ORIGIN/b", b=None)
