@@ -117,6 +117,14 @@ def test_runpath_does_not(who, libraries):
     assert (done.returncode, done.stderr) == (125, message)
 
 
+def test_rpath_does_not_hold_for_a_library_with_a_runpath(who, place, libraries):
+    libraries("--enable-new-dtags", b="$ORIGIN/nowhere")
+    argv = ["-Wl,--disable-new-dtags", "-Wl,--allow-shlib-undefined", "-Wl,-rpath,$ORIGIN/a:$ORIGIN/b"]
+    program = cc(place, "other", 'int main() { printf("%d\\n", a()); }', *argv, f"-L{place}/a", "-la")
+    assert who.run(program).returncode == 127
+    assert who.run(*LDD, program).returncode == 125
+
+
 def test_ld_library_path(who, place, libraries):
     program = libraries("--enable-new-dtags", a=None, b=None)
     env = {**who.env, "LD_LIBRARY_PATH": f"{place}/none:{place}/a:{place}/b"}

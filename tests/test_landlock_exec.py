@@ -7,10 +7,12 @@ tested, and what is left with --best-effort.
 import contextlib
 import errno
 import os
+import pathlib
 import re
 import shutil
 import socket
 import subprocess
+import tempfile
 
 import pytest
 from bpf_interpreter import run as decide
@@ -237,6 +239,47 @@ def test_ways_round_a_name(who, tree, how):
     assert who.run(*argv).stdout == "text\n"
     assert landlocked(who, [*everything, f"--ro={other}"], *argv).stdout == "text\n"
     assert "Permission denied" in landlocked(who, everything, *argv).stderr
+
+
+@pytest.mark.root
+def test_ways_round_names_for_root(who):
+    """By a handle of the file, in a copy of its mount, and in a mount of one's own that nobody sees."""
+    code = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*args):
+    result = libc.syscall(*args)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "")
+    return result
+def by_handle():
+    handle, ident, place = (ctypes.c_uint32 * 34)(128), ctypes.c_int(), int(sys.argv[2])
+    if libc.name_to_handle_at(place, b"file", handle, ctypes.byref(ident), 0) < 0:
+        raise OSError(ctypes.get_errno(), "")
+    fd = libc.open_by_handle_at(place, handle, os.O_RDONLY)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "")
+def in_copy():
+    os.open("file", os.O_RDONLY, dir_fd=call(428, -100, sys.argv[1].encode(), 1))
+def in_new():
+    fs = call(430, b"tmpfs", 0)
+    call(431, fs, 6, None, None, 0)
+    os.open("new", os.O_CREAT | os.O_RDWR, dir_fd=call(432, fs, 0, 0))
+for way in (by_handle, in_copy, in_new):
+    try:
+        print(way() or "done")
+    except OSError as err:
+        print(err.errno)
+"""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as path:  # not every file system has handles
+        pathlib.Path(path, "file").touch()
+        place = os.open(path, os.O_RDONLY)
+        argv = ["/usr/bin/python3", "-I", "-c", code, path, str(place)]
+        assert who.run(*argv, pass_fds=[place]).stdout.split() == ["done"] * 3
+        options = [f"--rx={name}" for name in ("/usr", "/lib", "/lib64") if os.path.exists(name)]
+        done = landlocked(who, options, *argv, pass_fds=[place])
+        assert (done.stdout.split(), done.stderr) == ([str(errno.EACCES)] * 3, "")
+        os.close(place)
 
 
 def test_what_is_open_already_stays_open(who, tree):
