@@ -13,7 +13,6 @@ PT_LOAD, PT_DYNAMIC, PT_INTERP = 1, 2, 3
 DT_NULL, DT_NEEDED, DT_STRTAB, DT_RPATH, DT_RUNPATH, DT_FLAGS_1 = 0, 1, 5, 15, 29, 0x6FFFFFFB
 DF_1_NODEFLIB = 0x800
 MOST_BYTES, PATH_MAX = 2**20, 4096  # of a table; of a name
-MOST_PROGRAMS = 16  # scripts whose interpreters are scripts, and so on: the kernel takes fewer
 MOST_SCRIPT = 256  # bytes of a script at which the kernel looks
 # By class: offset and size of fields of the ELF header, of a program header, of a dynamic entry.
 LAYOUTS = {
@@ -156,9 +155,7 @@ def needs(program, environ, find):
     FIND returns the path of a program by its name, or None.
     """
     found, programs = {}, [program]
-    for path in programs:  # grows meanwhile; more than a few the kernel refuses
-        if len(programs) > MOST_PROGRAMS:
-            break
+    for path in programs:  # grows meanwhile
         found[path] = "rx"
         with File(path) as file:
             head = file.read(MOST_SCRIPT)
