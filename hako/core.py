@@ -19,6 +19,7 @@ COMMANDS = {  # what a chain may name
     "hako-limit": "limit",
     "rlimit-exec": "rlimit_exec",
     "seccomp-exec": "seccomp_exec",
+    "landlock-exec": "landlock_exec",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOTDIR, EACCES = 2, 20, 13
@@ -35,6 +36,9 @@ execute = os.execve
 # then the names of this link mean nothing yet.
 moved = False
 
+# The argv of PROG, what the chain ends in; None while it is prepared.
+prog = None
+
 # While the chain is prepared: the capabilities that PROG will hold, numbers, as
 # far as an earlier link decides that; None if none does.
 held = None
@@ -42,18 +46,19 @@ held = None
 
 def main(argv):
     """Run the chain ARGV: prepare every link, enter each in turn, become PROG; never return."""
+    global prog
     name = os.path.basename(argv[0])
     try:
         if name not in COMMANDS:
             raise Failure(f"no command of hako has this name: {', '.join(COMMANDS)}")
         hold_standard_descriptors()
         undo_cpython()
-        entries, argv = prepare([name, *argv[1:]])
+        entries, prog = prepare([name, *argv[1:]])
         sys.path.clear()  # from here on nothing may be imported: the root may be a stranger's
         for link, enter in entries:
             name = link  # whose failure it is, from here on
             enter()
-        become(argv)
+        become(prog)
     except Failure as err:
         fail(f"{getattr(err, 'name', name)}: {err}", err.status)
     except OSError as err:
@@ -273,17 +278,15 @@ def become(argv):
     """Replace this process with ARGV, found on PATH; return never. See execve(2)."""
     if not argv[0]:
         raise Failure("an empty name cannot be run: ''", NOT_FOUND)
-    path = os.environ.get("PATH", DEFAULT_PATH)
-    places = [argv[0]] if "/" in argv[0] else [os.path.join(place or ".", argv[0]) for place in path.split(":")]
     denied = None
-    for place in places:
+    for place in places(argv[0]):
         try:
             execute(place, argv, os.environ)
         except OSError as err:
             if err.errno not in (ENOENT, ENOTDIR, EACCES) or getattr(err, "final", False):
                 raise unusable(argv[0], err) from err
             if err.errno == EACCES or os.path.lexists(place):
-                denied = denied or err
+                denied = denied if denied and not hasattr(err, "hint") else err
         except ValueError as err:
             raise Failure(f"{show(argv[0])}: {err}", NOT_EXECUTABLE) from err
     if denied:
@@ -291,7 +294,15 @@ def become(argv):
     raise Failure(f"{show(argv[0])}: No such file or directory", NOT_FOUND)
 
 
+def places(name):
+    """Where become() looks for the program NAME, first to last."""
+    if "/" in name:
+        return [name]
+    return [os.path.join(place or ".", name) for place in os.environ.get("PATH", DEFAULT_PATH).split(":")]
+
+
 def unusable(prog, err):
-    """The Failure of a PROG that is there and cannot be executed, by the OSError ERR."""
-    hint = " [its interpreter or dynamic loader is missing here]" if err.errno == ENOENT else ""
-    return Failure(f"{show(prog)}: {err.strerror}{hint}", NOT_EXECUTABLE)
+    """The Failure of a PROG that is there and cannot be executed, by the OSError ERR, which may have a hint."""
+    missing = "its interpreter or dynamic loader is missing here" if err.errno == ENOENT else ""
+    hint = getattr(err, "hint", missing)
+    return Failure(f"{show(prog)}: {err.strerror}" + (f" [{hint}]" if hint else ""), NOT_EXECUTABLE)

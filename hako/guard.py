@@ -21,7 +21,8 @@ IOCTLS = {
 # terminal is, TIOCSCTTY takes it over, which makes TIOCSTI lawful.
 REFUSED = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C, "TIOCSETD": 0x5423, "TIOCSCTTY": 0x540E}
 
-LANDLOCK_ACCESS_FS_EXECUTE, LANDLOCK_ACCESS_FS_REFER = 1 << 0, 1 << 13
+# Refer goes along: a ruleset that does not name it denies it everywhere.
+OUTSIDE = kernel.LANDLOCK_ACCESS_FS["execute"] | kernel.LANDLOCK_ACCESS_FS["refer"]
 # Capabilities by which nobody gets at a file of another; with any other, somebody might.
 HARMLESS = (
     *("kill", "net_bind_service", "net_broadcast", "net_admin", "net_raw", "ipc_lock", "ipc_owner"),
@@ -89,7 +90,10 @@ def protect_interpreter(uid, capabilities):
         )
     with call("open /"):
         root = os.open("/", os.O_PATH | os.O_CLOEXEC)
-    kernel.landlock_allow_beneath([root], LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_REFER)
+    ruleset = kernel.landlock_create_ruleset(OUTSIDE)
+    kernel.landlock_allow_beneath(ruleset, OUTSIDE, root, "/")
+    kernel.landlock_restrict_self(ruleset)
+    os.close(ruleset)
     os.close(root)
 
 

@@ -105,12 +105,22 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-ENOENT, EINTR, EAGAIN, EBUSY, EINVAL, ENOSYS = 2, 4, 11, 16, 22, 38
+EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 16, 22, 38, 77
 SECCOMP_SET_MODE_FILTER = 1
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
 SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP = 13, 15, 17, 18, 19, 20
 SIGXFSZ, SIGWINCH = 25, 28
+
+LANDLOCK_ACCESS_FS = {
+    name: 1 << bit
+    for bit, name in enumerate(
+        "execute write_file read_file read_dir remove_dir remove_file make_char make_dir make_reg "
+        "make_sock make_fifo make_block make_sym refer truncate ioctl_dev".split()
+    )
+}
+LANDLOCK_ACCESS_NET = {"bind_tcp": 1 << 0, "connect_tcp": 1 << 1}
+LANDLOCK_SCOPE = {"abstract_unix_socket": 1 << 0, "signal": 1 << 1}
 
 CAP_SYS_ADMIN = 21
 CAPABILITIES = (
@@ -122,11 +132,12 @@ CAPABILITIES = (
 ).split()
 
 
-def _call(name, what, *args):
-    """Make the system call NAME; return its result. WHAT is its object in the message."""
+def _call(name, what, *args, hints=None):
+    """Make the system call NAME; return its result. WHAT is its object in the message, HINTS are {errno: hint}."""
     result = _syscall(NUMBER[name], *args, *(0,) * (6 - len(args)))
     if result == -1:
-        raise refused(f"{name} {what}" if what else name, foreign.get_errno())
+        errno = foreign.get_errno()
+        raise refused(f"{name} {what}" if what else name, errno, (hints or {}).get(errno, ""))
     return result
 
 
@@ -217,7 +228,9 @@ def mount_setattr(fd, flags, attr_set, text, propagation=0):
 
 def move_mount(from_fd, to_fd, text):
     """Attach the mount FROM_FD at the file or directory TO_FD. See move_mount(2)."""
-    _call("move_mount", text, from_fd, b"", to_fd, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+    flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    hints = {EPERM: "under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted"}
+    _call("move_mount", text, from_fd, b"", to_fd, b"", flags, hints=hints)
 
 
 def fsmount(fstype, options, attr, text):
@@ -550,17 +563,35 @@ def landlock_abi():
     return max(version, 0)
 
 
-def landlock_allow_beneath(directories, handled):
-    """Deny the file accesses HANDLED (LANDLOCK_ACCESS_FS_*) but beneath DIRECTORIES (descriptors)."""
+def landlock_create_ruleset(access_fs, access_net=0, scoped=0):
+    """A descriptor of a ruleset, close-on-exec, that denies what no rule in it allows.
+
+    ACCESS_FS, ACCESS_NET and SCOPED are bits of LANDLOCK_ACCESS_FS,
+    LANDLOCK_ACCESS_NET and LANDLOCK_SCOPE. See landlock_create_ruleset(2).
+    """
+    attr = _uint64s(access_fs, access_net, scoped)  # a kernel without the last ones takes them if they are 0
+    return _call("landlock_create_ruleset", "", attr, foreign.sizeof(attr), 0)
+
+
+def landlock_allow_beneath(ruleset, access, parent, text):
+    """Allow ACCESS, bits of LANDLOCK_ACCESS_FS, at and beneath PARENT, a descriptor. See landlock_add_rule(2)."""
     LANDLOCK_RULE_PATH_BENEATH = 1
-    attr = _uint64s(handled)
-    ruleset = _call("landlock_create_ruleset", "", attr, foreign.sizeof(attr), 0)
-    for directory in directories:
-        # struct landlock_path_beneath_attr is packed: a 64-bit mask, a 32-bit descriptor.
-        rule = handled.to_bytes(8, "little") + directory.to_bytes(4, "little")
-        _call("landlock_add_rule", "", ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0)
-    _call("landlock_restrict_self", "", ruleset, 0)
-    os.close(ruleset)
+    # struct landlock_path_beneath_attr is packed: a 64-bit mask, a 32-bit descriptor.
+    rule = access.to_bytes(8, "little") + parent.to_bytes(4, "little")
+    hints = {EBADFD: "it is in no file system that has names"}
+    _call("landlock_add_rule", text, ruleset, LANDLOCK_RULE_PATH_BENEATH, rule, 0, hints=hints)
+
+
+def landlock_allow_port(ruleset, access, port):
+    """Allow ACCESS, bits of LANDLOCK_ACCESS_NET, to the TCP port PORT. See landlock_add_rule(2)."""
+    LANDLOCK_RULE_NET_PORT = 2
+    _call("landlock_add_rule", port, ruleset, LANDLOCK_RULE_NET_PORT, _uint64s(access, port), 0)
+
+
+def landlock_restrict_self(ruleset):
+    """Hold this process to RULESET for good; no_new_privs is set already. See landlock_restrict_self(2)."""
+    hints = {E2BIG: "a process can be under 16 rulesets"}
+    _call("landlock_restrict_self", "", ruleset, 0, hints=hints)
 
 
 def rename_process(name):

@@ -29,6 +29,8 @@ ROOTS = ("mount", "fs", "pivot", "hostname")  # what an ordinary user is refused
         (lambda: kernel.umount2("/no/such", 0), "umount2 /no/such: No such file or directory"),
         (lambda: kernel.pivot_root(b"/no/such", b"."), "pivot_root /no/such .: No such file or directory"),
         (lambda: kernel.sethostname("x" * 65), f"sethostname {'x' * 65}: Invalid argument"),
+        (lambda: kernel.landlock_create_ruleset(1 << 63), "landlock_create_ruleset: Invalid argument"),
+        (lambda: kernel.landlock_allow_beneath(BAD, 1, 0, "/x"), "landlock_add_rule /x: Bad file descriptor"),
         (lambda: kernel.set_ambient([0]), "prctl PR_CAP_AMBIENT_RAISE cap_chown: Operation not permitted"),
     ],
 )

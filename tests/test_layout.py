@@ -51,12 +51,16 @@ PLAN = {
     "disassembly": {"bpf", "syscalls"},
     "start": BASE | {"bpf", "kernel"},
     "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "report", "rules", "start", "supervise", "syscalls"},
+    "tcp": {"bpf", "kernel"},
+    "landlock": BASE | {"kernel", "tcp"},
+    "elf": BASE,
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE | {"build", "core", "launch", "newfile", "program", "records", "sandbox"},
     "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "values"},
     "commands/rlimit_exec": BASE | {"values"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
+    "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))
 
@@ -98,6 +102,7 @@ def test_what_is_imported_at_the_start(command):
         "hako-enter": ["1"],
         "seccomp-exec": ["minimal", "true"],
         "hako-limit": ["--memory=64M", "true"],
+        "landlock-exec": ["--rwx=/", "true"],
     }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at
