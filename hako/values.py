@@ -22,6 +22,22 @@ def size(option, text):
     return int(count) * factor
 
 
+def variable(option, text):
+    """TEXT, the value of OPTION, NAME or NAME=VALUE, as a pair; None is the caller's value."""
+    name, given, value = text.partition("=")
+    if not name:
+        raise Failure(f"{option}: not NAME or NAME=VALUE: {text!r}")
+    return name, value if given else None
+
+
 def digits(text):
     """Whether TEXT is nothing but ASCII digits, and few enough to be a 64-bit number."""
     return text.isascii() and text.isdigit() and len(text) < 21
+
+
+def seconds(option, text):
+    """TEXT, the value of OPTION, in seconds, more than 0: digits, perhaps a point and digits behind it."""
+    whole_part, point, fraction = text.partition(".")
+    if not digits(whole_part) or (point and not digits(fraction)) or not float(text):
+        raise Failure(f"{option}: not seconds, more than 0, like 2 or 0.5: {text!r}")
+    return float(text)
