@@ -38,6 +38,7 @@ PLAN = {
     "oci": BASE | {"bpf", "kafel", "kernel", "syscalls"},
     "rules": BASE | {"bpf", "kafel", "kernel", "oci"},
     "disassembly": {"bpf", "syscalls"},
+    "toml": BASE,
     "start": BASE | {"bpf", "kernel"},
     "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "rules", "start", "supervise", "syscalls"},
     "commands/__init__": set(),
