@@ -73,6 +73,8 @@ install: all
 	install -m 644 hako/profiles/groups/* $(DESTDIR)$(LIBRARY)/hako/profiles/groups
 	install -m 644 hako/profiles/compiled/* $(DESTDIR)$(LIBRARY)/hako/profiles/compiled
 	install -m 644 $(SITE)/docopt.py $(SITE)/prctl.py $(SITE)/_prctl*.so $(DESTDIR)$(LIBRARY)
+	install -d $(DESTDIR)$(LIBRARY)/hako/policies
+	install -m 644 hako/policies/*.toml $(DESTDIR)$(LIBRARY)/hako/policies
 	$(PYTHON) -I -m compileall -q -s '$(DESTDIR)' $(DESTDIR)$(LIBRARY)
 	for name in $(COMMANDS); do \
 		sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(LIBRARY)"]|' bin/$$name \
