@@ -2,7 +2,7 @@
 # make demo     a program in a sandbox, to see it run
 # make check    all tests
 # make bench    how fast, beside what else there is
-# make fuzz     the parsers of rules, FUZZ_SECONDS each
+# make fuzz     the parsers of rules and policies, FUZZ_SECONDS each
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 
 BUILD = build
@@ -58,11 +58,14 @@ bench: all
 
 fuzz: all
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris
-	mkdir -p $(BUILD)/fuzz/kafel $(BUILD)/fuzz/oci
+	mkdir -p $(BUILD)/fuzz/kafel $(BUILD)/fuzz/oci $(BUILD)/fuzz/policy
 	cp hako/profiles/*.kafel hako/profiles/groups/*.kafel $(BUILD)/fuzz/kafel
 	cp tests/fuzz/*.json $(BUILD)/fuzz/oci
+	cp hako/policies/*.toml $(BUILD)/fuzz/policy
 	for language in kafel oci; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/rules.py $$language \
 		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$language || exit 1; done
+	PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/policy.py \
+		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/policy
 
 install: all
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
