@@ -3,7 +3,7 @@
 # make check    all tests
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make bench    how fast, beside what else there is
-# make fuzz     the parsers of rules, FUZZ_SECONDS each
+# make fuzz     the parsers of rules and policies, FUZZ_SECONDS each
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 
 BUILD = build
@@ -62,11 +62,14 @@ bench: all
 
 fuzz: all
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris
-	mkdir -p $(BUILD)/fuzz/kafel $(BUILD)/fuzz/oci
+	mkdir -p $(BUILD)/fuzz/kafel $(BUILD)/fuzz/oci $(BUILD)/fuzz/policy
 	cp hako/profiles/*.kafel hako/profiles/groups/*.kafel $(BUILD)/fuzz/kafel
 	cp tests/fuzz/*.json $(BUILD)/fuzz/oci
+	cp hako/policies/*.toml $(BUILD)/fuzz/policy
 	for language in kafel oci; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/rules.py $$language \
 		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$language || exit 1; done
+	PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/policy.py \
+		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/policy
 
 install: all
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
@@ -77,6 +80,8 @@ install: all
 	install -m 644 hako/profiles/groups/* $(DESTDIR)$(LIBRARY)/hako/profiles/groups
 	install -m 644 hako/profiles/compiled/* $(DESTDIR)$(LIBRARY)/hako/profiles/compiled
 	install -m 644 $(SITE)/docopt.py $(SITE)/prctl.py $(SITE)/_prctl*.so $(DESTDIR)$(LIBRARY)
+	install -d $(DESTDIR)$(LIBRARY)/hako/policies
+	install -m 644 hako/policies/*.toml $(DESTDIR)$(LIBRARY)/hako/policies
 	$(PYTHON) -I -m compileall -q -s '$(DESTDIR)' $(DESTDIR)$(LIBRARY)
 	for name in $(COMMANDS); do \
 		sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(LIBRARY)"]|' bin/$$name \

@@ -44,20 +44,12 @@ def from_args(args, default, say):
 
     return Program(
         identity=identity.resolve(args["--user"], args["--group"], args["--cap-add"]),
-        env=[variable(text) for text in args["--env"]],
+        env=[values.variable("--env", text) for text in args["--env"]],
         chdir=args["--chdir"] or "/",
         keep_fds=[descriptor(text) for text in args["--keep-fd"]],
         name=show(args["PROG"] or default[0]),
         say=say if args["--verbose"] else silent,
     )
-
-
-def variable(text):
-    """TEXT, NAME or NAME=VALUE, as a pair; None is the caller's value."""
-    name, given, value = text.partition("=")
-    if not name:
-        raise Failure(f"--env: not NAME or NAME=VALUE: {text!r}")
-    return name, value if given else None
 
 
 def descriptor(text):

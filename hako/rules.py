@@ -76,6 +76,11 @@ def profile(name):
     return built_in(PROFILES, name)
 
 
+def is_profile(name):
+    """Whether there is a built-in profile NAME."""
+    return "/" not in name and not name.startswith(".") and os.path.exists(os.path.join(PROFILES, f"{name}.kafel"))
+
+
 def included_profile(name):
     """The Source of the built-in profile in the file NAME, "x.kafel", or None."""
     return built_in(PROFILES, name.removesuffix(".kafel"))
@@ -124,8 +129,11 @@ def included(directories, name):
     return None
 
 
-def read(path):
-    """The bytes of the rule file PATH, once, from one descriptor; a Failure if it is none that ends."""
+def read(path, pipes=True):
+    """The bytes of the file PATH, once, from one descriptor; a Failure if it is none that ends.
+
+    Without PIPES it must be a plain file: then nothing is waited for.
+    """
     with call(f"open {show(path)}"):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     try:
@@ -133,9 +141,10 @@ def read(path):
             mode = os.fstat(fd).st_mode
             if stat.S_ISDIR(mode):
                 raise Failure(f"{show(path)}: is a directory")
-            if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
-                raise Failure(f"{show(path)}: neither a file nor a pipe")
-            os.set_blocking(fd, True)  # non-blocking was for the opening: of a pipe that nobody writes
+            if not (stat.S_ISREG(mode) or (pipes and stat.S_ISFIFO(mode))):
+                raise Failure(f"{show(path)}: {'neither a file nor a pipe' if pipes else 'not a plain file'}")
+            if pipes:
+                os.set_blocking(fd, True)  # non-blocking was for the opening: of a pipe that nobody writes
             data = b""
             while len(data) <= MOST_BYTES and (more := os.read(fd, 65536)):
                 data += more

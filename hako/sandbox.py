@@ -66,6 +66,33 @@ class Dev:
         self.dst = dst
 
 
+class Directory:
+    """An empty directory at DST."""
+
+    __slots__ = ("dst",)
+
+    def __init__(self, dst):
+        self.dst = dst
+
+
+class Symlink:
+    """A symbolic link at DST that says TARGET."""
+
+    __slots__ = ("dst", "target")
+
+    def __init__(self, target, dst):
+        self.target, self.dst = target, dst
+
+
+class File:
+    """A file at DST with CONTENTS, a str as of os.fsdecode()."""
+
+    __slots__ = ("contents", "dst")
+
+    def __init__(self, dst, contents):
+        self.dst, self.contents = dst, contents
+
+
 def bind(option, spec):
     """The Bind that SPEC, "SRC:DST[:FLAGS]", the value of OPTION, means."""
     fields = split(spec)
@@ -122,6 +149,12 @@ def split(spec):
             field += "\\" * backslashes + char
         backslashes = 0
     return [*fields, field + "\\" * backslashes]
+
+
+def is_device(src):
+    """Whether SRC, by its name, is a device or a directory of devices: such a Bind is of no use without "dev"."""
+    names = steps(src)
+    return src.startswith("/") and len(names) > 1 and names[0] == "dev" and ".." not in names
 
 
 def steps(path):

@@ -22,6 +22,14 @@ def size(option, text):
     return int(count) * factor
 
 
+def variable(option, text):
+    """TEXT, the value of OPTION, NAME or NAME=VALUE, as a pair; None is the caller's value."""
+    name, given, value = text.partition("=")
+    if not name:
+        raise Failure(f"{option}: not NAME or NAME=VALUE: {text!r}")
+    return name, value if given else None
+
+
 def digits(text):
     """Whether TEXT is nothing but ASCII digits, and few enough to be a 64-bit number."""
     return text.isascii() and text.isdigit() and len(text) < 21

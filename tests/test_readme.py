@@ -66,6 +66,8 @@ def test_install_and_uninstall(who, place):
     assert {path.name for path in (prefix / "share/man").rglob("*.?")} == {
         path.name for path in (TOP / "man").iterdir()
     }
+    installed = {path.name for path in (prefix / "lib/hako/hako/policies").iterdir()}
+    assert installed == {path.name for path in (TOP / "hako/policies").iterdir()}
     assert list((prefix / "lib/hako").rglob("*.pyc"))
     subprocess.run([*make, "uninstall"], check=True, stdin=subprocess.DEVNULL)
     assert [path for path in prefix.rglob("*") if not path.is_dir()] == []
