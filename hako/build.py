@@ -12,7 +12,7 @@ import stat
 from hako import kernel, sandbox
 from hako.failure import Failure, call, refused, show
 
-EPERM, ENOENT, ENOTDIR, ELOOP = 1, 2, 20, 40
+EPERM, ENOENT, EXDEV, ENOTDIR, ENOSPC, ELOOP = 1, 2, 18, 20, 28, 40
 LOCKED = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 READ_ONLY = LOCKED | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_RDONLY
 
@@ -25,6 +25,7 @@ PROC_COVERED = (
     *("kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "sched_debug", "scsi"),
     *("slabinfo", "swaps", "timer_list", "timer_stats", "vmallocinfo", "zoneinfo", "pagetypeinfo"),
 )
+SHAREABLE = ("ipc", "uts", "cgroup")
 DEVICES = {  # what of the caller's /dev is shown: name: major, minor
     "null": (1, 3),
     "zero": (1, 5),
@@ -44,8 +45,9 @@ DEV_LINKS = {
 
 def namespaces(box):
     """The CLONE_NEW* flags that the Sandbox BOX needs."""
-    flags = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
-    flags |= kernel.CLONE_NEWCGROUP
+    flags = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID
+    for name in SHAREABLE:
+        flags |= 0 if name in box.share else kernel.NAMESPACES[name]
     if box.network == "none":
         flags |= kernel.CLONE_NEWNET
     if needs_user_namespace(box):
@@ -61,7 +63,8 @@ def needs_user_namespace(box):
 def check(box):
     """Refuse early what BOX names on the host and is not there; it is opened for good by those inside."""
     sources = open_sources(box)
-    os.close(open_target(box.target))
+    if box.target is not None:
+        os.close(open_target(box.target))
     for fd in sources.values():
         os.close(fd)
     if box.network not in ("none", "host"):
@@ -142,7 +145,7 @@ def enter(box, program, ids):
     IDS are the identity.IdMaps of its user namespace, or None. Return the file
     systems of limited size that were made: [(descriptor, mount point)].
     """
-    target = open_target(box.target)
+    target = None if box.target is None else open_target(box.target)
     sources = open_sources(box)
     if ids and ids.privileged:  # from here on files are made, which needs ids that the namespace has
         take_ids(*ids.inside)
@@ -208,10 +211,36 @@ class Builder:
         self.mount_root()
         for mount in self.box.mounts:
             getattr(self, f"mount_{type(mount).__name__.lower()}")(mount)
-        if self.dev is not None:  # only now: mount points may have been made in it
+        # Only now: mount points and files may have been made in them.
+        if self.dev is not None:
             kernel.mount_setattr(self.dev, 0, kernel.MOUNT_ATTR_RDONLY, "/dev")
+        if self.target is None and not self.box.writable:
+            kernel.mount_setattr(self.root, 0, kernel.MOUNT_ATTR_RDONLY, "/")
 
     def mount_root(self):
+        """Put what becomes the root where pivot_root takes it from."""
+        if self.target is None:
+            self.mount_empty_root()
+        else:
+            self.mount_target()
+
+    def mount_empty_root(self):
+        """Put an empty tmpfs over the root of this mount namespace: no directory of the host is needed for it.
+
+        Who is there already, this process, goes on seeing what is below.
+        """
+        options = {"mode": "0755", **self.owner(), **sized(self.box.size)}
+        self.root = kernel.fsmount("tmpfs", options, LOCKED, "/")
+        with call("open /"):
+            place = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        kernel.move_mount(self.root, place, "/")
+        os.close(place)
+        self.fresh[()] = self.root
+        if self.box.size is not None and self.box.writable:
+            self.sized.append((self.root, "/"))
+        self.program.say(f"root: an empty tmpfs, {'rw' if self.box.writable else 'ro'},nosuid,nodev")
+
+    def mount_target(self):
         """Put a copy of the mounts at TARGET over it; read-only, in every part, before it can be seen."""
         attr = LOCKED | (0 if self.box.writable else kernel.MOUNT_ATTR_RDONLY)
         self.root = self.copy(self.target, True, attr, show(self.box.target))
@@ -244,9 +273,7 @@ class Builder:
     def mount_tmpfs(self, mount):
         """Put an empty tmpfs at DST; it belongs to PROG."""
         options = {"mode": "1777" if sandbox.steps(mount.dst) == ("tmp",) else "0755"}
-        options.update(self.owner())
-        if mount.size is not None:  # inodes too: each is a KiB of the kernel's memory, with nothing in the file
-            options.update(size=mount.size, nr_inodes=mount.size // 1024 + 64)
+        options.update(self.owner(), **sized(mount.size))
         fd = kernel.fsmount("tmpfs", options, LOCKED, show(mount.dst))
         self.attach(fd, mount.dst, True)
         self.fresh[sandbox.steps(mount.dst)] = fd
@@ -259,6 +286,48 @@ class Builder:
         who = self.program.identity
         given = {"uid": who.uid, "gid": who.gid}
         return {key: value for key, value in given.items() if value is not None}
+
+    def mount_directory(self, entry):
+        """Make the directory DST, unless it is there."""
+        os.close(self.mount_point(entry.dst, True))
+        self.program.say(f"directory: {show(entry.dst)}")
+
+    def mount_symlink(self, entry):
+        """Make the symbolic link DST."""
+        parent, name = self.parent_of(entry.dst)
+        with call(f"symlink {show(entry.dst)}"):
+            os.symlink(entry.target, name, dir_fd=parent)
+        self.give(parent, name)
+        os.close(parent)
+        self.program.say(f"symlink: {show(entry.dst)} to {show(entry.target)}")
+
+    def mount_file(self, entry):
+        """Make the file DST with its contents."""
+        parent, name = self.parent_of(entry.dst)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        data = os.fsencode(entry.contents)
+        with call(f"file {show(entry.dst)}"):
+            fd = os.open(name, flags, 0o644, dir_fd=parent)
+            while data:
+                data = data[os.write(fd, data) :]
+        os.close(fd)
+        self.give(parent, name)
+        os.close(parent)
+        self.program.say(f"file: {show(entry.dst)}")
+
+    def parent_of(self, dst):
+        """A descriptor of the directory of DST, which lies in a fresh mount and is made if need be, and the name."""
+        steps = sandbox.steps(dst)
+        root = max((known for known in self.fresh if known == steps[: len(known)]), key=len)
+        return self.make(self.fresh[root], steps[len(root) : -1], True, dst), steps[-1]
+
+    def give(self, parent, name):
+        """Give the new file NAME in the directory PARENT to PROG."""
+        who = self.program.identity
+        if who.uid is not None or who.gid is not None:
+            with call(f"chown {show(name)}"):
+                ids = (-1 if known is None else known for known in (who.uid, who.gid))
+                os.chown(name, *ids, dir_fd=parent, follow_symlinks=False)
 
     def mount_proc(self, mount):
         """Mount a fresh proc of this pid namespace at DST and cover what it must not show.
@@ -365,7 +434,8 @@ class Builder:
         """Attach the mount TREE at DST of the new root; DIRECTORY says what it is, should DST be made."""
         place = self.mount_point(dst, directory)
         if os.path.samestat(os.fstat(place), os.fstat(self.root)):
-            raise Failure(f"mount point {show(dst)}: it is the root itself, which is TARGET")
+            which = "" if self.target is None else ", which is TARGET"
+            raise Failure(f"mount point {show(dst)}: it is the root itself{which}")
         if is_directory(place) != directory:
             what = (
                 "not a directory, and what it is to show is"
@@ -392,16 +462,21 @@ class Builder:
 
     def make(self, fd, names, directory, dst):
         """Make the path NAMES below FD, in that mount only; return a descriptor of the last."""
+        place = os.dup(fd)
         for i, name in enumerate(names):
             within = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
             with_slash = os.path.join(*names[: i + 1])
+            parent = place
             try:
                 place = kernel.openat2(fd, with_slash, os.O_PATH, within, show(dst))
             except Failure as err:
+                if err.errno == EXDEV:
+                    raise refused(f"mount point {show(dst)}", ENOENT, "nothing is made in what is mounted") from err
                 if err.errno != ENOENT:
                     raise
-                parent = fd if i == 0 else place
                 place = self.touch(parent, name, directory or i + 1 < len(names))
+                self.give(parent, name)
+            os.close(parent)
         return place
 
     @staticmethod
@@ -441,6 +516,11 @@ def absolute(path):
         return path
     with call("getcwd"):
         return os.path.join(os.getcwd(), path)
+
+
+def sized(size):
+    """Mount options of a tmpfs for SIZE bytes; inodes too: each is a KiB of the kernel's memory, with nothing in it."""
+    return {} if size is None else {"size": size, "nr_inodes": size // 1024 + 64}
 
 
 def is_directory(fd):

@@ -20,6 +20,7 @@ COMMANDS = {  # what a chain may name
     "rlimit-exec": "rlimit_exec",
     "seccomp-exec": "seccomp_exec",
     "landlock-exec": "landlock_exec",
+    "hako-policy": "policy",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOTDIR, EACCES = 2, 20, 13

@@ -10,6 +10,7 @@ import stat
 from hako import kernel
 from hako.failure import call, show
 
+EACCES = 13
 FILES, TCP = kernel.LANDLOCK_ACCESS_FS, kernel.LANDLOCK_ACCESS_NET
 SCOPES = {"abstract-unix": kernel.LANDLOCK_SCOPE["abstract_unix_socket"], "signal": kernel.LANDLOCK_SCOPE["signal"]}
 # The version of Landlock that brought each right and scope; those that are not here came with the first.
@@ -140,3 +141,22 @@ class Domain:
             os.close(self.ruleset)
         if self.filter is not None:
             kernel.seccomp(self.filter)
+
+
+def executable(path):
+    """Whether PATH is a file that this process may execute, but for Landlock."""
+    return os.path.isfile(path) and os.access(path, os.X_OK, effective_ids=True)
+
+
+def explained(execute, how):
+    """EXECUTE, with a hint to the failure that is Landlock's; HOW to allow it."""
+
+    def attempt(path, argv, env):
+        try:
+            execute(path, argv, env)
+        except OSError as err:
+            if err.errno == EACCES and executable(path):
+                err.hint = f"Landlock: PROG, its interpreter and its libraries must be allowed, {how}"
+            raise
+
+    return attempt

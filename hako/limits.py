@@ -28,11 +28,12 @@ class Limits:
     grace          seconds between SIGTERM and SIGKILL; None: SIGKILL at once
     tolerate       of TOLERABLE, what does not end the tree when it is refused
     parent         cgroup in which its own is made, or None for the caller's
+    called         {name of these, or of a file: how the caller called it}, for messages; else an option
     """
 
     __slots__ = (
         *("cpu", "cpu_time", "cpu_weight", "files", "grace", "memory"),
-        *("output", "parent", "pids", "swap", "time", "tolerate"),
+        *("called", "output", "parent", "pids", "swap", "time", "tolerate"),
     )
 
     def __init__(self, **fields):
@@ -40,6 +41,7 @@ class Limits:
             setattr(self, name, fields.pop(name, () if name in ("files", "tolerate") else None))
         if fields:
             raise TypeError(f"no such limit: {', '.join(fields)}")
+        self.called = self.called or {}
 
     def needed(self):
         """The controllers that these limits need: {controller: the option that needs it}."""
@@ -47,9 +49,9 @@ class Limits:
         for controller, names in OPTIONS.items():
             for name in names:
                 if getattr(self, name) is not None:
-                    found.setdefault(controller, f"--{name.replace('_', '-')}")
+                    found.setdefault(controller, self.called.get(name, f"--{name.replace('_', '-')}"))
         for controller, name, _ in self.files:
-            found.setdefault(controller, f"--cgroup={name}")
+            found.setdefault(controller, self.called.get(name, f"--cgroup={name}"))
         return found
 
     def told(self):

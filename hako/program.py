@@ -25,7 +25,7 @@ class Program:
     env        [(NAME, VALUE or None for the caller's)]; nothing else is in its environment
     chdir      directory inside the sandbox
     keep_fds   descriptors above 2 that it keeps
-    name       what it is called, for a message
+    name       what it is called, for a message; None if who starts it has more to do, and says so then
     say        takes a line for --verbose
     """
 
@@ -111,7 +111,8 @@ def settle(program, waiting, host_uid, own_session):
     guard.protect_interpreter(*host_rights(host_uid))
     guard.protect_terminal([0, 1, 2, *program.keep_fds], own_session)
     program.say(f"dropped: {identity.told(program.identity)}; no_new_privs")
-    program.say(f"execute: {program.name}")
+    if program.name is not None:
+        program.say(f"execute: {program.name}")
     os.environ.clear()
     os.environ.update(env)
     supervise.default_signals()

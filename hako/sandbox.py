@@ -8,24 +8,29 @@ MOUNT_FLAGS = {"ro", "rw", "norec", "dev", "noexec", "optional"}
 
 
 class Sandbox:
-    """What hako-run builds around PROG.
+    """What hako-run and hako-policy build around PROG.
 
-    target      directory that becomes the root; contains .hako
-    mounts      [Bind, Tmpfs, Proc or Dev], parents first, one a mount point
+    target      directory that becomes the root; contains .hako. None: an empty tmpfs
+    mounts      [Bind, Tmpfs, Proc or Dev, without TARGET also Directory, Symlink or File],
+                parents first, one at a place
     writable    whether the root may be written
+    size        bytes that the root holds, without TARGET; None for the kernel's half of the memory
     setup       host program to run before the pivot, or None
     network     "none", "host" or the path of a network namespace
+    share       names of NAMESPACES that are the host's
     hostname    or None for the host's
     userns      whether to make a user namespace: auto (without CAP_SYS_ADMIN), always, never
     as_pid_1    whether PROG is PID 1 instead of the init
     """
 
     __slots__ = (
-        *("target", "mounts", "writable", "setup", "network"),
+        *("target", "mounts", "writable", "size", "setup", "network", "share"),
         *("hostname", "userns", "as_pid_1"),
     )
 
     def __init__(self, **fields):
+        self.target, self.writable, self.size, self.setup = None, False, None, None
+        self.hostname, self.userns, self.as_pid_1, self.share = None, "auto", False, ()
         for name, value in fields.items():
             setattr(self, name, value)
 

@@ -54,3 +54,17 @@ def execute(program, secret, path, argv, env, socket=None):
     except OSError as err:
         err.final = True  # under the filter there is no second try, at another place of PATH
         raise
+
+
+def enforce(program, secret, last, plain):
+    """Load PROGRAM: now, or if this link is the LAST right before the exec of PROG. Return what executes PROG.
+
+    PLAIN does if nothing else is to. What follows a link that is not the last is
+    a command of ours with calls of its own: they are under the filter, as they
+    would be if it were executed.
+    """
+    kernel.prctl("SET_NO_NEW_PRIVS", 1)
+    if not last:
+        kernel.seccomp(program)
+        return plain
+    return lambda path, argv, env: execute(program, secret, path, argv, env)

@@ -27,6 +27,7 @@ PLAN = {
     "guard": BASE | {"kernel"},
     "newfile": BASE,
     "limits": BASE | {"values"},
+    "rlimits": BASE | {"values"},
     "cgroup": BASE,
     "group": BASE | {"cgroup", "kernel"},
     "meter": {"group", "kernel"},
@@ -63,8 +64,11 @@ PLAN = {
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE | {"build", "core", "launch", "newfile", "program", "records", "sandbox"},
     "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "values"},
-    "commands/rlimit_exec": BASE | {"values"},
+    "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
+    "commands/policy": BASE
+    | {"build", "cgroup", "core", "identity", "kernel", "landlock", "launch", "limit", "limits", "output", "policy"}
+    | {"policy_options", "program", "records", "rlimits", "sandbox", "start"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))
@@ -108,6 +112,7 @@ def test_what_is_imported_at_the_start(command):
         "seccomp-exec": ["minimal", "true"],
         "hako-limit": ["--memory=64M", "true"],
         "landlock-exec": ["--rwx=/", "true"],
+        "hako-policy": ["judge", "true"],
     }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at

@@ -34,7 +34,6 @@ from hako import core, kernel, landlock, values
 from hako.failure import Failure, show
 
 DEFAULT = []
-EACCES = 13
 
 
 def prepare(args):
@@ -113,12 +112,7 @@ def needs():
 
 def find(name):
     """The path of the program NAME, as core.become() would execute it; None if that will fail."""
-    return next(filter(executable, core.places(name)), None)
-
-
-def executable(path):
-    """Whether PATH is a file that this process may execute, but for Landlock."""
-    return os.path.isfile(path) and os.access(path, os.X_OK, effective_ids=True)
+    return next(filter(landlock.executable, core.places(name)), None)
 
 
 def enter(domain, later, more, line, last):
@@ -132,18 +126,4 @@ def enter(domain, later, more, line, last):
         core.say(line)
     domain.enforce()
     if last and domain.rules.paths is not None:
-        core.execute = explained(core.execute)
-
-
-def explained(execute):
-    """EXECUTE, with a hint to the failure that is Landlock's."""
-
-    def attempt(path, argv, env):
-        try:
-            execute(path, argv, env)
-        except OSError as err:
-            if err.errno == EACCES and executable(path):
-                err.hint = "Landlock: PROG, its interpreter and its libraries must be allowed, see --ldd"
-            raise
-
-    return attempt
+        core.execute = landlock.explained(core.execute, "see --ldd")

@@ -67,13 +67,7 @@ def held():
 
 def enter(program, secret, last):
     """Load PROGRAM: now, or if this link is the LAST right before the exec of PROG."""
-    kernel.prctl("SET_NO_NEW_PRIVS", 1)
-    if not last:
-        # What follows is a command of ours with calls of its own: they are under
-        # the filter, as they would be if it were executed.
-        kernel.seccomp(program)
-        return
-    core.execute = lambda path, argv, env: start.execute(program, secret, path, argv, env)
+    core.execute = start.enforce(program, secret, last, core.execute)
 
 
 def watched(args, policy=None):

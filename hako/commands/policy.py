@@ -1,0 +1,281 @@
+"""hako-policy - run PROG in a sandbox on an empty root, made of what a policy names
+
+Usage:
+  hako-policy [options] [--ro-bind=SPEC]... [--rw-bind=SPEC]... [--tmpfs=SPEC]... [--symlink=SPEC]...
+              [--file=SPEC]... [--env=SPEC]... POLICY [--] [PROG [ARG...]]
+  hako-policy (--help | --version)
+
+Options:
+  --ro-bind=SPEC         SRC[:DST], repeatable: show the caller's SRC at DST, read-only
+  --rw-bind=SPEC         SRC[:DST], repeatable: show it, to be written
+  --tmpfs=SPEC           DST[:SIZE], repeatable: an empty tmpfs at DST
+  --dev                  a minimal /dev
+  --proc                 a fresh /proc, what tunes the kernel or tells of the host covered
+  --symlink=SPEC         TARGET:LINK, repeatable: a symbolic link
+  --file=SPEC            DST=CONTENTS, repeatable: a file
+  --work-dir=DIR         show the caller's DIR at /hako, to be written, and start there
+  -e, --env=SPEC         NAME=VALUE, or NAME for the caller's value, repeatable
+  -u, --user=USER        run PROG as USER, a name or number of the host
+  -g, --group=GROUP      run PROG with GROUP, a name or number; else the primary group of USER
+  --uid=N                user id of PROG inside
+  --gid=N                group id of PROG inside
+  -c, --chdir=DIR        current directory of PROG, inside
+  -H, --hostname=NAME    host name inside
+  -N, --network=NET      none, host, or the file of a network namespace
+  --limit-as=SIZE        address space of each process; past it, mmap and brk fail with ENOMEM
+  --limit-core=SIZE      core file of each process; 0 writes none
+  --limit-cpu=SECONDS    CPU time of each process; at the limit, SIGKILL
+  --limit-fsize=SIZE     any file written; past it, SIGXFSZ
+  --limit-nofile=N       one more than the highest descriptor; past it, open fails with EMFILE
+  --limit-walltime=SECONDS  time on the clock, fractions allowed
+  --limit-memory=SIZE    memory of all together; past it, they are killed
+  --limit-pids=N         processes and threads of all together; past it, fork fails with EAGAIN
+  --limit-output=SIZE    bytes on stdout and stderr together; what fits is passed on
+  --seccomp=RULES        rules for system calls: a built-in profile, a file, or none
+  --report=FILE          write how PROG ended and what it used to FILE, - for stderr
+  --print                print the policy, with what it includes and these options, and end
+  -v, --verbose          say each step on stderr, and the report unless it goes to a file
+  --help                 print this text
+  --version              print the version
+
+POLICY is a file, or a name: compile, default, judge, kiss, network, python or
+another's. Options add to it and override it. PROG, by default the policy's,
+then $SHELL, then /bin/sh, runs in namespaces of its own on a tmpfs that no
+path of the host shows. hako-policy waits for it and exits with its status, 128
+and the signal's number if a signal ended it, 124 if walltime, memory, pids or
+output struck, 125 if the sandbox could not be made, 126 or 127 if PROG cannot
+be run. SIZE is in bytes, or ends in K, M or G, powers of 1024.
+See hako-policy(5), hako-report(5), namespaces(7).
+"""
+
+import os
+
+from hako import build, core, identity, kernel, launch, policy, policy_options, program, sandbox
+from hako.failure import Failure, show
+
+DEFAULT = []
+MOVES = True
+
+
+def prepare(args):
+    """Read the policy that ARGS name and check what it names; return what runs the rest of the chain as it says."""
+    wanted = policy.merge(policy.load(args["POLICY"]), policy_options.from_args(args))
+    if args["--print"]:
+        core.print_out(os.fsencode(policy.to_toml(wanted)))
+    if args["PROG"] is None:
+        args["PROG"], *args["ARG"] = wanted.cmdline or (os.environ.get("SHELL") or "/bin/sh",)
+    verbose = say if args["--verbose"] else silent
+    verbose(f"policy: {wanted.name}")
+    prog = start_of(wanted, verbose)
+    box = describe(wanted)
+    core.held = prog.identity.held()
+    if not core.moved:
+        build.check(box)
+        program.environment(prog)
+    records = recorder(args["--report"] or ("-" if args["--verbose"] else None))
+    last = args["PROG"] not in core.COMMANDS
+    limited = limiting(wanted, records)
+    confined = confining(wanted, last, verbose)
+    steps = [
+        *limited,
+        lambda: build_around(wanted, box, prog, no_records if limited else records),
+        *confined,
+        lambda: verbose(f"execute: {show(args['PROG'])}"),
+    ]
+    return lambda: enter(steps)
+
+
+def enter(steps):
+    """Take the STEPS, functions, one after the other."""
+    for step in steps:
+        step()
+
+
+def say(line):
+    """Say LINE on stderr."""
+    core.say(f"hako-policy: {line}")
+
+
+def silent(line):
+    """Say nothing of LINE."""
+    del line
+
+
+def no_records():
+    """No report: somebody else writes it."""
+    return None
+
+
+def recorder(path):
+    """What opens PATH, the place for the report, and returns the Records; None for no place."""
+    if path is None:
+        return no_records
+    from hako.records import Records
+
+    if not core.moved:
+        Records.check(path)
+    return lambda: Records(say, path)
+
+
+def start_of(wanted, verbose):
+    """The program.Program of the policy WANTED; VERBOSE takes a line of --verbose."""
+    return program.Program(
+        identity=who(wanted),
+        env=policy.variables(wanted),
+        chdir=wanted.cwd or "/",
+        keep_fds=[],
+        name=None,
+        say=verbose,
+    )
+
+
+def who(wanted):
+    """The identity.Identity of the policy WANTED.
+
+    Its uid and gid say what PROG is inside. Other groups are taken away with
+    them from who may do that, root; from others only if user or group asks for it.
+    """
+    group = wanted.group if wanted.gid is None else str(wanted.gid)
+    found = identity.resolve(wanted.user, group, ())
+    if wanted.uid is not None:
+        found.uid = wanted.uid
+    may = kernel.capable(identity.CAP_SETGID)
+    given = found.uid is not None or found.gid is not None
+    found.clear_groups = given and (may or wanted.user is not None or wanted.group is not None)
+    if may and found.gid is None and found.uid not in (None, os.geteuid()):
+        raise Failure("uid: needs gid or group too: PROG would keep the caller's group")
+    return found
+
+
+def describe(wanted):
+    """The Sandbox of the policy WANTED."""
+    if wanted.network == "pasta":
+        raise Failure("network: pasta is not supported here [--network=none or --network=host]")
+    return sandbox.Sandbox(
+        mounts=wanted.tree,
+        writable=wanted.writable,
+        size=wanted.size,
+        network=wanted.network,
+        share=tuple(wanted.share),
+        hostname=wanted.hostname,
+    )
+
+
+def build_around(wanted, box, prog, records):
+    """Build the Sandbox BOX of the policy WANTED around this process, which is to be PROG."""
+    prog.env = policy.variables(wanted)  # in a chain it is only now the caller's
+    launch.enter(box, prog, None, records, core.waiting)
+
+
+def limiting(wanted, records):
+    """The steps that put PROG under those limits of the policy WANTED that hold for all that it starts.
+
+    RECORDS opens the records.Records.
+    """
+    limits = shared_limits(wanted)
+    if limits is None:
+        return []
+    from hako import cgroup
+
+    if not core.moved:
+        cgroup.hasten(limits.needed())
+    from hako import limit
+
+    output = None
+    if limits.output is not None:
+        from hako import output
+    return [lambda: limit.enter(limits, records(), output, core.waiting, say)]
+
+
+def shared_limits(wanted):
+    """Those limits, a limits.Limits; None if the policy WANTED has none."""
+    given = {name: wanted.limits[name] for name in ("memory", "pids", "output") if name in wanted.limits}
+    given.update({name: wanted.cgroup[name] for name in ("swap", "cpu", "cpu_weight") if name in wanted.cgroup})
+    if "walltime" in wanted.limits:
+        given["time"] = wanted.limits["walltime"]
+    files = [(name.partition(".")[0], name, text) for name, text in wanted.cgroup.items() if "." in name]
+    if not given and not files:
+        return None
+    from hako.limits import Limits
+
+    called = {name: f"{'limits' if name in wanted.limits else 'cgroup'}.{name}" for name in given}
+    return Limits(**given, files=files, called={**called, **{name: f"cgroup.{name}" for _, name, _ in files}})
+
+
+def confining(wanted, last, verbose):
+    """The steps that restrict PROG, inside: resource limits, Landlock, system calls. LAST: PROG comes next."""
+    steps, domain, filtered = [], restricting(wanted), filtering(wanted, last)
+    if domain is not None:
+        steps.append(domain.make)  # before there is a limit of descriptors or memory
+    steps += limiting_each(wanted, verbose)
+    if domain is not None:
+        steps += [domain.enforce, lambda: verbose(f"landlock: {told(domain.rules)}")]
+    if filtered is not None:
+        rules = wanted.seccomp if isinstance(wanted.seccomp, str) else "the policy's syscalls"
+        steps += [filtered, lambda: verbose(f"seccomp: {show(rules)}")]
+    if domain is not None and domain.rules.paths is not None and last:
+        steps.append(explain)
+    return steps
+
+
+def limiting_each(wanted, verbose):
+    """The steps that set those limits of the policy WANTED that hold for each process."""
+    of_each = ("core", "cpu", "fsize", "nofile", "as")  # rlimits.LIMITS says why this order
+    limits = {name: (wanted.limits[name],) * 2 for name in of_each if name in wanted.limits}
+    if not limits:
+        return []
+    from hako import rlimits
+
+    line = " ".join(f"{name} {soft}" for name, (soft, _) in limits.items())
+    return [lambda: verbose(f"limits: {line}"), lambda: rlimits.enter(limits)]
+
+
+def restricting(wanted):
+    """The landlock.Domain of the policy WANTED, None if it has none; its paths mean what they mean inside."""
+    paths, ports, scopes = wanted.landlock_paths, wanted.landlock_ports, tuple(wanted.landlock_scopes)
+    if paths is None and ports is None and not scopes:
+        return None
+    from hako import landlock
+
+    rules = landlock.Rules(
+        paths=None if paths is None else [(access, path) for path, access in paths.items()],
+        ports=None if ports is None else list(ports),
+        scopes=scopes,
+    )
+    abi = kernel.landlock_abi()
+    lack = landlock.lacking(rules, abi)
+    if lack:
+        raise Failure(landlock.complaint(lack, abi))
+    return landlock.Domain(rules, abi)
+
+
+def told(rules):
+    """The landlock.Rules RULES, for people."""
+    words = [f"{access}={show(path)}" for access, path in rules.paths or ()]
+    words += ["fs=none"] if rules.paths == [] else []
+    words += [f"{right}={port}" for right, port in rules.ports or ()]
+    words += ["tcp=none"] if rules.ports == [] else []
+    return " ".join((*words, *(f"scope={scope}" for scope in rules.scopes)))
+
+
+def explain():
+    """Have it explained, should the exec of PROG fail by Landlock."""
+    from hako import landlock  # imported already, by restricting()
+
+    core.execute = landlock.explained(core.execute, "see landlock in the policy")
+
+
+def filtering(wanted, last):
+    """The step that loads the filter of system calls of the policy WANTED, None if it has none. LAST: PROG is next."""
+    code = policy.filter_program(wanted)
+    if code is None:
+        return None
+    from hako import start
+
+    secret = kernel.Secret()
+    code = start.let_through(code, secret)
+
+    def load():
+        core.execute = start.enforce(code, secret, last, core.execute)
+
+    return load
