@@ -23,14 +23,15 @@ class Launch:
     records     a records.Records, or None
     disks       a supervise.Disks, if there are records
     waiting     descriptors that stay open until PROG's exec
+    repeats     whether the supervisor ends by the signal that PROG did: it has one itself, which is to see that
     began       seconds since the epoch, and monotonic time
     """
 
-    __slots__ = ("began", "box", "channels", "disks", "ids", "pid_file", "prog", "records", "waiting")
+    __slots__ = ("began", "box", "channels", "disks", "ids", "pid_file", "prog", "records", "repeats", "waiting")
 
-    def __init__(self, box, prog, pid_file, records, waiting):
+    def __init__(self, box, prog, pid_file, records, waiting, repeats):
         self.began = time.time(), time.monotonic()
-        self.box, self.prog, self.waiting = box, prog, waiting
+        self.box, self.prog, self.waiting, self.repeats = box, prog, waiting, repeats
         self.pid_file = newfile.PidFile(pid_file) if pid_file is not None else None
         self.records = records()
         self.disks = None if self.records is None else supervise.Disks()
@@ -59,13 +60,14 @@ class Launch:
             told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
 
 
-def enter(box, prog, pid_file, records, waiting):
+def enter(box, prog, pid_file, records, waiting, repeats=False):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
 
-    PID_FILE is a path or None; RECORDS opens the records.Records, and may return None.
+    PID_FILE is a path or None; RECORDS opens the records.Records, and may return
+    None; REPEATS: as in Launch.
     """
     program.check_kept(prog, waiting)  # before anything is opened
-    launch = Launch(box, prog, pid_file, records, waiting)
+    launch = Launch(box, prog, pid_file, records, waiting, repeats)
     signals = supervise.hold_signals()
     pid, pidfd = new_namespaces(launch)
     if pid:
@@ -124,7 +126,10 @@ def wait_outside(launch, supervisor):
         supervisor.end()
         raise
     launch.prog.say(f"PROG {supervisor.how}")
-    os._exit(launch.finish(supervisor, None, status))
+    status = launch.finish(supervisor, None, status)
+    if launch.repeats and supervisor.code is not None and supervisor.code < 0:
+        supervise.die_of(-supervisor.code)
+    os._exit(status)
 
 
 def enter_user_namespace(launch):

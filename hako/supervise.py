@@ -90,6 +90,17 @@ def forward(prog, number):
         pass
 
 
+def die_of(number):
+    """End this process by signal NUMBER, of which a child died; return if that cannot be."""
+    try:
+        if number != kernel.SIGKILL:
+            _signal.signal(number, _signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
+    except (OSError, ValueError):
+        pass  # Python has no signals 32 and 33
+
+
 def forget(waiting):
     """Close the descriptors WAITING, and stdin and stdout, which are PROG's: this process waits and never execs."""
     os.close(0)

@@ -78,7 +78,7 @@ def prepare(args):
     confined = confining(wanted, last, verbose)
     steps = [
         *limited,
-        lambda: build_around(wanted, box, prog, no_records if limited else records),
+        lambda: build_around(wanted, box, prog, records, bool(limited)),
         *confined,
         lambda: verbose(f"execute: {show(args['PROG'])}"),
     ]
@@ -160,10 +160,13 @@ def describe(wanted):
     )
 
 
-def build_around(wanted, box, prog, records):
-    """Build the Sandbox BOX of the policy WANTED around this process, which is to be PROG."""
+def build_around(wanted, box, prog, records, limited):
+    """Build the Sandbox BOX of the policy WANTED around this process, which is to be PROG.
+
+    LIMITED: there is somebody outside who writes the report that RECORDS opens, and sees how this ends.
+    """
     prog.env = policy.variables(wanted)  # in a chain it is only now the caller's
-    launch.enter(box, prog, None, records, core.waiting)
+    launch.enter(box, prog, None, no_records if limited else records, core.waiting, repeats=limited)
 
 
 def limiting(wanted, records):
