@@ -16,7 +16,8 @@ from conftest import BUSYBOX, wait_until
 
 BUILT_IN = ("compile", "default", "judge", "kiss", "network", "python")
 KISS = '"@include" = ["kiss"]\n'
-UNLIMITED = ("--limit-walltime=9",)
+vm = pytest.mark.vm
+WATCHED = ("--limit-walltime=9",)
 
 
 def run(who, policy, *argv, options=(), **popen):
@@ -41,6 +42,7 @@ def report_of(done):
 # What the issue asks for
 
 
+@vm
 @pytest.mark.parametrize("name", list(SEEDS))
 def test_the_seeds_run_bash_with_the_listings_that_they_show(who, name):
     temporary = "tmp\n" if "mount_new_tmpfs" in SEEDS[name] else ""
@@ -50,11 +52,13 @@ def test_the_seeds_run_bash_with_the_listings_that_they_show(who, name):
     assert done.stdout == f"/\n{listing}null\nrandom\nurandom\nzero\n"
 
 
+@vm
 def test_print_1(who):
     done = who.run("hako-policy", "default", "--", "python3", "-c", "print(1)")
     assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
 
 
+@vm
 @pytest.mark.parametrize(
     ("code", "found"),
     [
@@ -124,6 +128,7 @@ def test_no_path_of_the_host_shows_the_root(who):
     assert process.returncode == 0
 
 
+@vm
 def test_the_root_is_read_only_and_what_is_shown_too(who):
     for path in ("/x", "/etc/x", "/etc/passwd", "/home/x", "/usr/x", "/dev/x", "/var/x"):
         done = sh(who, "default", f"echo x >>{path}")
@@ -449,6 +454,7 @@ def test_limits_of_all_together(who, delegated):
     delegated.wait_until_empty()
 
 
+@vm
 def test_limits_without_a_cgroup(who):
     done = sh(who, "kiss", "sleep 30", options=["--limit-walltime=0.3"])
     assert (done.returncode, done.stderr) == (124, "hako-policy: timeLimit: 0.3 seconds are over\n")
@@ -476,6 +482,7 @@ def test_the_filter_is_in_force(who):
     assert sh(who, listed, unshare).returncode == 128 + 31
 
 
+@vm
 def test_landlock_is_in_force(who):
     base = f"{KISS}mount_new_tmpfs = true\n"
     code = "cat /usr/share/common-licenses/BSD >/dev/null && echo read; echo x >/tmp/x && echo written; true"
@@ -514,7 +521,7 @@ def test_nothing_is_injected_into_the_terminal(who, terminal):  # noqa: F811  th
 # How it ends
 
 
-@pytest.mark.parametrize("options", [(), UNLIMITED])
+@pytest.mark.parametrize("options", [(), WATCHED])
 @pytest.mark.parametrize(
     ("argv", "status", "message"),
     [
@@ -529,7 +536,7 @@ def test_exit_status(who, argv, status, message, options):
     assert (done.returncode, done.stderr) == (status, message)
 
 
-@pytest.mark.parametrize("options", [(), UNLIMITED])
+@pytest.mark.parametrize("options", [(), WATCHED])
 def test_the_report_is_one(who, place, options):
     for argv, found in (
         (["/bin/sh", "-c", "exit 3"], ("exited", 3, None, "")),
@@ -544,7 +551,7 @@ def test_the_report_is_one(who, place, options):
         path.unlink()
 
 
-@pytest.mark.parametrize("options", [(), UNLIMITED])
+@pytest.mark.parametrize("options", [(), WATCHED])
 @pytest.mark.parametrize(("number", "status"), [(15, 143), (2, 130), (9, -9)])
 def test_a_signal_ends_all_of_it(who, options, number, status):
     mark = f"30{os.getpid()}{number}{len(options)}{who.uid}"
