@@ -63,7 +63,7 @@ def test_print_1(who):
     ("code", "found"),
     [
         ("import time; time.sleep(30)", ("timeLimit", "1 seconds are over")),
-        ("x = bytearray(1 << 30)", ("memoryLimit", "67108864 bytes of memory were not enough: a process was killed")),
+        ("x = bytearray(1 << 28)", ("memoryLimit", "67108864 bytes of memory were not enough: a process was killed")),
     ],
 )
 def test_the_judge_reports_the_limit_that_strikes(who, delegated, code, found):
@@ -564,6 +564,16 @@ def test_a_signal_ends_all_of_it(who, options, number, status):
     wait_until(lambda: not [pid for pid in alive(mark) if pid != process.pid])
 
 
+@pytest.mark.parametrize("options", [(), WATCHED])
+def test_signals_are_passed_on(who, options):
+    code = "trap 'echo got it; exit 5' USR1; echo on; while :; do sleep 0.05; done"
+    process = who.start("hako-policy", *options, "kiss", "/bin/sh", "-c", code)
+    assert process.stdout.readline() == "on\n"
+    process.send_signal(10)
+    assert process.communicate()[0] == "got it\n"
+    assert process.returncode == 5
+
+
 def test_nothing_is_left_of_what_prog_started(who):
     mark = f"31{os.getpid()}{who.uid}"
     done = sh(who, "kiss", f"sleep {mark} & setsid sleep {mark} & echo done")
@@ -605,6 +615,9 @@ def test_links_behind_it_are_run_inside(who):
         who, "default", "seccomp-exec", "compute", "/bin/sh", "-c", "grep -c . /proc/self/status >/dev/null; echo ok"
     )
     assert done.stdout == "ok\n"
+    done = run(who, "kiss", "rlimit-exec", "--nofile=17", "/bin/true", options=["--seccomp=minimal"])
+    message = "rlimit-exec: setrlimit RLIMIT_NOFILE 17: Operation not permitted\n"  # the filter is there before it
+    assert (done.returncode, done.stderr) == (125, message)
     done = who.run("hako-limit", "--time=0.3", "hako-policy", "default", "sleep", "30")
     assert (done.returncode, done.stderr) == (124, "hako-limit: timeLimit: 0.3 seconds are over\n")
 
