@@ -98,7 +98,7 @@ def test_each_built_in_policy_runs_a_program(who, delegated, name):
 def test_nothing_of_the_host_shows(who, place):
     """In the default policy: names, mounts, processes, variables; the host's own are the control."""
     (place / "secret").write_text("secret")
-    code = "ls -A /; ls -A /home /tmp /var/tmp; cat /etc/hostname; hostname; ls /etc; ls -d /proc/[0-9]* | wc -l"
+    code = "ls -A /; ls -A /home /tmp /var/tmp; cat /etc/hostname; hostname; ls /etc; set -- /proc/[0-9]*; echo $#"
     done = sh(who, "default", f"exec 2>&1; {code}; cat {place}/secret; grep -c hako-test /proc/self/mountinfo")
     assert done.stdout.splitlines() == [
         *"bin dev etc home lib lib64 proc sbin tmp usr var".split(),
@@ -106,7 +106,7 @@ def test_nothing_of_the_host_shows(who, place):
         "cat: /etc/hostname: No such file or directory",
         "hako",
         *"alternatives group hosts ld.so.cache localtime mtab nsswitch.conf os-release passwd".split(),
-        "4",  # the init, the shell, ls and wc
+        "2",  # the init and the shell
         f"cat: {place}/secret: No such file or directory",
         "0",
     ]
