@@ -91,7 +91,8 @@ def forward(prog, number):
 
 
 def die_of(number):
-    """End this process by signal NUMBER, of which a child died; return if that cannot be."""
+    """End this process by signal NUMBER, of which a child died, without a core file; return if that cannot be."""
+    kernel.prctl("SET_DUMPABLE", 0)
     try:
         if number != kernel.SIGKILL:
             _signal.signal(number, _signal.SIG_DFL)

@@ -536,6 +536,17 @@ def test_exit_status(who, argv, status, message, options):
     assert (done.returncode, done.stderr) == (status, message)
 
 
+def test_a_signal_that_is_repeated_leaves_no_core_file(who):
+    """Its control is a shell that dies of it."""
+    cores = "ulimit -c unlimited; cd data; exec"
+    os.chown(who.box / "data", who.uid, -1)
+    done = who.run("sh", "-c", f"{cores} hako-policy --limit-walltime=9 kiss /bin/sh -c 'kill -SEGV $$'", cwd=who.box)
+    assert (done.returncode, os.listdir(who.box / "data")) == (139, [])
+    who.run("sh", "-c", f"{cores} sh -c 'kill -SEGV $$'", cwd=who.box)
+    pattern = pathlib.Path("/proc/sys/kernel/core_pattern").read_text()
+    assert bool(os.listdir(who.box / "data")) == ("/" not in pattern and not pattern.startswith("|"))
+
+
 @pytest.mark.parametrize("options", [(), WATCHED])
 def test_the_report_is_one(who, place, options):
     for argv, found in (
