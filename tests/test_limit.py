@@ -700,7 +700,7 @@ def test_many_at_once(who, delegated):
 
 def test_usage(who, delegated):
     usage = who.box.parent / "usage"
-    code = "import time\nx = bytearray(30 << 20)\nend = time.monotonic() + 0.5\nwhile time.monotonic() < end: pass"
+    code = "import time\nx = bytearray(30 << 20)\nwhile time.process_time() < 0.5: pass"
     options = ["--memory=64M", f"--usage={usage}", "--interval=0.05"]
     assert who.run("hako-limit", *options, *PYTHON, code).returncode == 0
     lines = [json.loads(line) for line in usage.read_text().splitlines()]
@@ -710,7 +710,7 @@ def test_usage(who, delegated):
     times = [line["time"] for line in lines]
     assert times == sorted(times)
     assert max(line["memory"] for line in lines) > 30 << 20
-    assert lines[-1]["cpu"] > 0.1
+    assert lines[-1]["cpu"] >= 0.4
     assert max(line["pids"] for line in lines) == 1
     delegated.wait_until_empty()
 
