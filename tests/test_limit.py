@@ -581,16 +581,13 @@ def test_in_a_sandbox(who):
 
 def test_a_signal_during_the_grace(who):
     """It is what ends it then, for the exit status and for the report."""
-    code = "trap '' TERM; while :; do sleep 0.05; done"
-    process = who.start("hako-limit", "--time=0.2", "--grace=50", "--report=-", "sh", "-c", code)
-    time.sleep(0.5 * SLOW)
+    code = "trap 'echo asked' TERM; while :; do sleep 0.05; done"
+    process = who.start("hako-limit", f"--time={SLOW}", f"--grace={50 * SLOW}", "--report=-", "sh", "-c", code)
+    assert process.stdout.readline() == "asked\n"
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=DEADLINE)
-    assert (process.returncode, json.loads(err)["status"], json.loads(err)["reason"]) == (
-        143,
-        "killed",
-        "ended by SIGTERM",
-    )
+    report = json.loads(err.splitlines()[-1])
+    assert (process.returncode, report["status"], report["reason"]) == (143, "killed", "ended by SIGTERM")
 
 
 # Where it is made
@@ -703,7 +700,7 @@ def test_many_at_once(who, delegated):
 
 def test_usage(who, delegated):
     usage = who.box.parent / "usage"
-    code = "import time\nx = bytearray(30 << 20)\nend = time.monotonic() + 0.5\nwhile time.monotonic() < end: pass"
+    code = "import time\nx = bytearray(30 << 20)\nwhile time.process_time() < 0.5: pass"
     options = ["--memory=64M", f"--usage={usage}", "--interval=0.05"]
     assert who.run("hako-limit", *options, *PYTHON, code).returncode == 0
     lines = [json.loads(line) for line in usage.read_text().splitlines()]
@@ -713,7 +710,7 @@ def test_usage(who, delegated):
     times = [line["time"] for line in lines]
     assert times == sorted(times)
     assert max(line["memory"] for line in lines) > 30 << 20
-    assert lines[-1]["cpu"] > 0.1
+    assert lines[-1]["cpu"] >= 0.4
     assert max(line["pids"] for line in lines) == 1
     delegated.wait_until_empty()
 
@@ -797,7 +794,7 @@ def test_bad_values(who, options, message):
 
 
 def test_a_report_that_cannot_be_written(who, place):
-    (place / "locked").mkdir()
+    (place / "locked").mkdir(mode=0o555)
     if who.name == "root":
         return  # may write anywhere
     done = who.run("hako-limit", f"--report={place}/locked/x", "touch", str(who.box / "data/ran"))
