@@ -48,6 +48,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "seccomp": (317, 277),
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
+    "getdents64": (217, 61),
 }
 try:
     NUMBER = {name: pair[("x86_64", "aarch64").index(MACHINE)] for name, pair in NUMBERS.items()}
@@ -80,6 +81,7 @@ NAMESPACES = {  # by name in /proc/PID/ns
     "cgroup": CLONE_NEWCGROUP,
     "time": CLONE_NEWTIME,
 }
+INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # its inode number, on every machine
 NS_GET_PARENT = 0xB702
 NS_GET_NSTYPE = 0xB703
 
@@ -200,6 +202,21 @@ def openat2(dirfd, path, flags, resolve, text):
     if fd == -1:
         raise refused(f"openat2 {text}", foreign.get_errno())
     return fd
+
+
+def getdents64(fd):
+    """The next names (bytes) in the directory FD, without "." and ".."; None at its end. See getdents64(2).
+
+    Unlike os.scandir() it holds no descriptor, and another one can go on, by lseek(2) to where this one is.
+    """
+    buffer = foreign.string_buffer(bytes(4096))
+    size = _call("getdents64", "", fd, buffer, foreign.sizeof(buffer))
+    data, names, at = buffer.raw[:size], [], 0
+    while at < size:  # struct linux_dirent64: 64-bit ino and off, 16-bit reclen, 8-bit type, name
+        length = int.from_bytes(data[at + 16 : at + 18], "little")
+        names.append(data[at + 19 : at + length].partition(b"\0")[0])
+        at += length
+    return [name for name in names if name not in (b".", b"..")] if size else None
 
 
 def open_tree(dirfd, path, flags, text):
@@ -396,14 +413,10 @@ def load_and_execute(program, secret, what, socket=None):
     """
     SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
     number, sendmsg, execve = NUMBER["seccomp"], NUMBER["sendmsg"], NUMBER["execve"]
-    flags, message, control = 0, None, None
+    flags, message = 0, None
     if socket is not None:
         flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
-        SOL_SOCKET, SCM_RIGHTS = 1, 1
-        data = foreign.string_buffer(b"x")
-        iov = _uint64s(foreign.addressof(data), 1)
-        control = _uint64s(20, SOL_SOCKET | SCM_RIGHTS << 32, 0)  # struct cmsghdr, the descriptor behind it
-        message = _uint64s(0, 0, foreign.addressof(iov), 1, foreign.addressof(control), 24, 0)
+        message = _message(foreign.string_buffer(b"x"))
     path, argv, env = what
     load = (number, SECCOMP_SET_MODE_FILTER, flags, _sock_fprog(program), 0, 0, 0)
     send = (sendmsg, socket, message, 0, *secret.words)
@@ -414,29 +427,44 @@ def load_and_execute(program, secret, what, socket=None):
         hint = hints.get(foreign.get_errno(), "") if socket is not None else ""
         raise refused("seccomp SECCOMP_SET_MODE_FILTER", foreign.get_errno(), hint)
     if socket is not None:
-        control[2] = listener
+        message.control[2] = listener
         _syscall(*send)
     _syscall(*execute)
     raise OSError(foreign.get_errno(), os.strerror(foreign.get_errno()))
 
 
 def socketpair():
-    """Two connected Unix sockets, close-on-exec. See socketpair(2)."""
-    AF_UNIX, SOCK_STREAM = 1, 1
+    """Two connected Unix sockets that keep messages apart, close-on-exec. See socketpair(2)."""
+    AF_UNIX, SOCK_SEQPACKET = 1, 5
     pair = (foreign.c_int * 2)()
-    _call("socketpair", "AF_UNIX", AF_UNIX, SOCK_STREAM | os.O_CLOEXEC, 0, pair)
+    _call("socketpair", "AF_UNIX", AF_UNIX, SOCK_SEQPACKET | os.O_CLOEXEC, 0, pair)
     return tuple(pair)
 
 
+def _message(data, descriptor=0):
+    """A struct msghdr with DATA (a buffer) and DESCRIPTOR. See unix(7), SCM_RIGHTS."""
+    SOL_SOCKET, SCM_RIGHTS = 1, 1
+    iov = _uint64s(foreign.addressof(data), foreign.sizeof(data))
+    control = _uint64s(20, SOL_SOCKET | SCM_RIGHTS << 32, descriptor)  # struct cmsghdr, the descriptor behind it
+    message = _uint64s(0, 0, foreign.addressof(iov), 1, foreign.addressof(control), 24, 0)
+    message.data, message.iov, message.control = data, iov, control  # kept as long as what points to them
+    return message
+
+
+def send_descriptor(socket, descriptor, data):
+    """Send DESCRIPTOR and DATA, 1 byte or more, through SOCKET."""
+    MSG_NOSIGNAL = 0x4000
+    _call("sendmsg", "", socket, _message(foreign.string_buffer(data), descriptor), MSG_NOSIGNAL)
+
+
 def receive_descriptor(socket):
-    """The descriptor that comes through SOCKET, close-on-exec; None at its end. See unix(7), SCM_RIGHTS."""
+    """A descriptor that comes through SOCKET, close-on-exec, and the data with it (4096 bytes); None at its end."""
     MSG_CMSG_CLOEXEC = 0x40000000
-    data, control = foreign.string_buffer(b"\0"), _uint64s(0, 0, 0)
-    iov = _uint64s(foreign.addressof(data), 1)
-    header = _uint64s(0, 0, foreign.addressof(iov), 1, foreign.addressof(control), 24, 0)
-    if not _call("recvmsg", "", socket, header, MSG_CMSG_CLOEXEC):
-        return None
-    return control[2] & 0xFFFFFFFF
+    message = _message(foreign.string_buffer(bytes(4096)))
+    size = _call("recvmsg", "", socket, message, MSG_CMSG_CLOEXEC)
+    if size and message[5] < 20:
+        raise Failure("recvmsg: a message without a descriptor")
+    return (message.control[2] & 0xFFFFFFFF, message.data.raw[:size]) if size else None
 
 
 class Notification:

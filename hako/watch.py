@@ -69,10 +69,11 @@ class Listener:
 
     def receive(self):
         """Take the listener from the socket."""
-        self.fd = kernel.receive_descriptor(self.socket)
+        received = kernel.receive_descriptor(self.socket)
         del self.files[self.socket]
         os.close(self.socket)
-        if self.fd is not None:
+        if received is not None:
+            self.fd, _ = received
             self.files[self.fd] = self.answer
 
     def answer(self):

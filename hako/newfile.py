@@ -1,0 +1,194 @@
+"""Files that are there whole or not at all: written without a name, then put in their place."""
+
+import os
+import stat
+
+from hako.failure import Failure, call, refused, show
+
+EACCES, EISDIR, ENOSPC, EOPNOTSUPP = 13, 21, 28, 95
+
+
+class NewFile:
+    """A file on its way to PATH, the value of OPTION.
+
+    It is opened at once, so that what cannot be written fails before anything
+    happens; SIGKILL at any moment leaves no half of it.
+    """
+
+    __slots__ = ("directory", "fd", "name", "option", "path", "temporary")
+
+    def __init__(self, option, path):
+        self.option, self.path, self.temporary = option, path, None
+        place, self.name = os.path.split(path)
+        if self.name in ("", ".", ".."):
+            raise Failure(f"{option}: not the name of a file: {path!r}")
+        with call(f"open {show(place or '.')}"):
+            self.directory = os.open(place or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.check()
+        with call(f"open O_TMPFILE {show(place or '.')}"):
+            self.fd = self.unnamed()
+
+    def check(self):
+        """Refuse to replace what is in the place of the file and is not to be replaced."""
+        if os.path.isdir(self.path):
+            raise refused(f"{self.option}: {show(self.path)}", EISDIR)
+
+    def unnamed(self):
+        """A descriptor of a file without a name in the directory; with one that goes, where there is no O_TMPFILE."""
+        flags = os.O_WRONLY | os.O_CLOEXEC
+        try:
+            return os.open(f"/proc/self/fd/{self.directory}", flags | os.O_TMPFILE, 0o644)
+        except OSError as err:
+            if err.errno not in (EISDIR, EOPNOTSUPP):
+                raise
+        self.temporary = self.other_name()
+        return os.open(self.temporary, flags | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=self.directory)
+
+    def other_name(self):
+        """A name beside that of the file, nobody else's."""
+        return f".{self.name[:200]}.{os.getpid()}.{os.urandom(4).hex()}"
+
+    def write(self, data):
+        """Write DATA, all that there is to be."""
+        with call(f"write {show(self.path)}"):
+            if os.write(self.fd, data) != len(data):
+                raise OSError(ENOSPC, "")
+
+    def place(self):
+        """Give the file its name, in the place of whatever had it."""
+        with call(f"link {show(self.path)}"):
+            if self.temporary or not self.link(self.name):
+                name = self.temporary or self.other_name()
+                if not self.temporary and self.link(name):
+                    self.temporary = name
+                os.rename(name, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+                self.temporary = None
+
+    def link(self, name):
+        """Give the file without a name NAME; whether nothing has that name yet."""
+        try:
+            os.link(f"/proc/self/fd/{self.fd}", name, dst_dir_fd=self.directory)
+        except FileExistsError:
+            return False
+        return True
+
+    def discard(self):
+        """Take the file away while it has another name than its own."""
+        if self.temporary:
+            os.unlink(self.temporary, dir_fd=self.directory)
+            self.temporary = None
+
+    def close(self):
+        """Let go of it; what has not its name yet is gone."""
+        self.discard()
+        os.close(self.fd)
+        os.close(self.directory)
+
+
+class PidFile(NewFile):
+    """A file that holds a pid while a sandbox can be entered. Never through a link."""
+
+    __slots__ = ("identity",)
+
+    def __init__(self, path):
+        self.identity = None
+        super().__init__("--pid-file", path)
+
+    def check(self):
+        """Refuse to replace anything but an old pid file."""
+        try:
+            fd = os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.directory)
+        except FileNotFoundError:
+            return
+        except OSError as err:
+            raise Failure(f"--pid-file: {show(self.path)} is there and cannot be read: {err.strerror}") from err
+        try:
+            text = os.read(fd, 32) if stat.S_ISREG(os.fstat(fd).st_mode) else b"?"
+        finally:
+            os.close(fd)
+        if text.strip(b"0123456789\n"):
+            raise Failure(f"--pid-file: {show(self.path)} is there and is not a pid file")
+
+    def show_pid(self, pid):
+        """Write PID and show the file in its place."""
+        self.write(b"%d\n" % pid)
+        self.check()
+        self.place()
+        self.identity = self.inode(os.fstat(self.fd))
+
+    def remove(self):
+        """Take the file away, if it is still ours."""
+        self.discard()
+        if self.identity is None:
+            return
+        try:
+            there = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+            if self.inode(there) == self.identity:
+                os.unlink(self.name, dir_fd=self.directory)
+        except OSError:
+            pass  # somebody was faster
+
+    @staticmethod
+    def inode(result):
+        """What tells one file from another."""
+        return result.st_dev, result.st_ino
+
+
+class Stream:
+    """What is written to as it comes, the file PATH, the value of OPTION; - is stderr."""
+
+    __slots__ = ("fd", "path")
+
+    def __init__(self, option, path, flags=0):
+        self.path = path
+        if path == "-":
+            self.fd = os.dup(2)
+            return
+        # Not waiting: not for who reads a fifo, and not when that one stops to read.
+        with call(f"{option}: open {show(path)}"):
+            self.fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags, 0o644)
+
+    def write(self, data):
+        """Write DATA, as one piece."""
+        with call(f"write {show(self.path)}"):
+            if os.write(self.fd, data) != len(data):
+                raise OSError(ENOSPC, "")
+
+    def place(self):
+        """It is in its place."""
+
+    def close(self):
+        """Let go of it."""
+        os.close(self.fd)
+
+
+def replacing(option, path):
+    """A file to be at PATH, the value of OPTION, whole or not at all; - is stderr.
+
+    What is there and cannot be replaced (a fifo, a terminal, /dev/fd/3) is written to.
+    """
+    return Stream(option, path) if is_stream(path) else NewFile(option, path)
+
+
+def recording(option, path):
+    """A file at PATH, the value of OPTION, to which more and more is written; - is stderr."""
+    return Stream(option, path, 0 if is_stream(path) else os.O_CREAT | os.O_TRUNC)
+
+
+def is_stream(path):
+    """Whether PATH is - or there, and neither a file nor a directory."""
+    if path == "-":
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def check(option, path):
+    """Refuse a PATH, the value of OPTION, that cannot be written."""
+    if not is_stream(path):
+        NewFile(option, path).close()
+    elif path != "-" and not os.access(path, os.W_OK):  # not opened: the reader of a fifo would see an end
+        raise refused(f"{option}: open {show(path)}", EACCES)
