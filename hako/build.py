@@ -136,17 +136,18 @@ def write(path, text, hint=""):
         os.close(fd)
 
 
-def enter(box, program, ids):
+def enter(box, program, ids, layers=None):
     """Turn this process, alone in its new namespaces, into one inside BOX: root, network, names.
 
-    IDS are the identity.IdMaps of its user namespace, or None.
+    IDS are the identity.IdMaps of its user namespace, or None; LAYERS the
+    overlay.Layers of its root, or None.
     """
     target = open_target(box.target)
     sources = open_sources(box)
     if ids and ids.privileged:  # from here on files are made, which needs ids that the namespace has
         take_ids(*ids.inside)
     join_network(box, program.say)
-    builder = Builder(box, program, target, sources)
+    builder = Builder(box, program, target, sources, layers)
     setup = absolute(box.setup) if box.setup is not None else None
     umask = os.umask(0o022)  # what is made is for PROG, whatever the caller's files are to be
     builder.mount_all()
@@ -186,13 +187,14 @@ def join_network(box, say):
 class Builder:
     """The mounts of one sandbox while they are made.
 
+    layers   the overlay.Layers of the root, or None
     root     descriptor of the mount that becomes the root
     dev      that of the minimal device tree, or None
     fresh    mounts made here, in which mount points are made: {steps: descriptor of its root}
     """
 
-    def __init__(self, box, program, target, sources):
-        self.box, self.program, self.target, self.sources = box, program, target, sources
+    def __init__(self, box, program, target, sources, layers):
+        self.box, self.program, self.target, self.sources, self.layers = box, program, target, sources, layers
         self.root, self.dev, self.fresh = None, None, {}
 
     def mount_all(self):
@@ -209,11 +211,16 @@ class Builder:
             kernel.mount_setattr(self.dev, 0, kernel.MOUNT_ATTR_RDONLY, "/dev")
 
     def mount_root(self):
-        """Put a copy of the mounts at TARGET over it; read-only, in every part, before it can be seen."""
-        attr = LOCKED | (0 if self.box.writable else kernel.MOUNT_ATTR_RDONLY)
-        self.root = self.copy(self.target, True, attr, show(self.box.target))
+        """Put a copy of the mounts at TARGET over it, read-only in every part before it can be seen; or an overlay."""
+        if self.layers is None:
+            attr = LOCKED | (0 if self.box.writable else kernel.MOUNT_ATTR_RDONLY)
+            self.root = self.copy(self.target, True, attr, show(self.box.target))
+            how = "rw" if self.box.writable else "ro"
+        else:
+            self.root = self.fresh[()] = self.layers.mount(self.target)
+            how = f"changes to {self.layers.told()}"
         kernel.move_mount(self.root, self.target, show(self.box.target))
-        self.program.say(f"root: {show(self.box.target)} {'rw' if self.box.writable else 'ro'},nosuid,nodev")
+        self.program.say(f"root: {show(self.box.target)} {how},nosuid,nodev")
 
     @staticmethod
     def copy(fd, recursive, attr, text):
@@ -383,12 +390,14 @@ class Builder:
                 hint = "nothing is made in TARGET: make it there first" if err.errno == ENOENT else ""
                 raise refused(f"mount point {show(dst)}", err.errno, hint) from err
         root = max(above, key=len)
-        return self.make(self.fresh[root], steps[len(root) :], directory, dst)
+        within = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
+        if not root:  # an overlay: it has the links of TARGET
+            within = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
+        return self.make(self.fresh[root], steps[len(root) :], directory, dst, within | kernel.RESOLVE_NO_XDEV)
 
-    def make(self, fd, names, directory, dst):
-        """Make the path NAMES below FD, in that mount only; return a descriptor of the last."""
+    def make(self, fd, names, directory, dst, within):
+        """Make the path NAMES below FD, in that mount only, WITHIN (RESOLVE_*) it; return a descriptor of the last."""
         for i, name in enumerate(names):
-            within = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
             with_slash = os.path.join(*names[: i + 1])
             try:
                 place = kernel.openat2(fd, with_slash, os.O_PATH, within, show(dst))

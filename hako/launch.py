@@ -19,22 +19,78 @@ class Launch:
     box, prog   what to build, how to start PROG
     ids         the identity.IdMaps of its user namespace, or None
     pid_file    a supervise.PidFile, or None
+    layers      the overlay.Layers of its root, or None
+    changes     the changes.Listing of what has changed, or None
+    sockets     the supervisor's, and the one through which the child sends it descriptors; or None
+    inside      descriptor of its user namespace, received so, or None
     waiting     descriptors that stay open until PROG's exec
     """
 
-    __slots__ = ("box", "channels", "ids", "pid_file", "prog", "waiting")
+    __slots__ = ("box", "changes", "channels", "ids", "inside", "layers", "pid_file", "prog", "sockets", "waiting")
 
-    def __init__(self, box, prog, pid_file, waiting):
+    def __init__(self, box, prog, pid_file, changes, waiting):
         self.box, self.prog, self.waiting = box, prog, waiting
         self.pid_file = supervise.PidFile(pid_file) if pid_file is not None else None
         self.ids = identity.id_maps(prog.identity) if build.needs_user_namespace(box) else None
         self.channels = supervise.Channels()
+        self.layers = self.changes = self.sockets = self.inside = None
+        if box.overlay:
+            self.open_layers(changes)
+
+    def open_layers(self, changes):
+        """Open the layers of the overlay, and the file CHANGES, a path or None."""
+        from hako.overlay import Layers  # loaded already, while the chain was prepared
+
+        self.layers = Layers(self.box, self.ids is not None, build.open_target(self.box.target))
+        if changes is not None:
+            from hako.changes import Listing
+
+            self.changes = Listing(changes, self.layers)
+            self.sockets = kernel.socketpair()
+        self.layers.make_work(self.ids.outside if self.ids else None)
+
+    def meet(self, pid):
+        """Do for the child PID what it cannot do itself, and take what it sends at once."""
+        if self.ids and self.ids.privileged:
+            build.write_id_maps(pid, self.ids)
+            os.write(self.channels.alive[1], b"m")
+        if self.sockets:
+            os.close(self.sockets[1])
+            if self.ids:
+                self.inside = self.receive()
+
+    def send(self, fd, name):
+        """Send the supervisor the descriptor FD as NAME."""
+        kernel.send_descriptor(self.sockets[1], fd, name)
+
+    def receive(self):
+        """The next descriptor that the child has sent; None if it has ended."""
+        received = kernel.receive_descriptor(self.sockets[0])
+        return None if received is None else received[0]
+
+    def put_away(self, ran):
+        """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN."""
+        if self.pid_file:
+            self.pid_file.remove()
+        if self.layers is None:
+            return
+        if self.inside is not None and not self.ids.privileged:
+            # There it may go where PROG has made a directory that nobody may enter.
+            kernel.setns(self.inside, kernel.CLONE_NEWUSER, "user namespace of the sandbox")
+        self.layers.remove_work()
+        if self.changes and ran:
+            if self.box.overlay.upper is None:
+                self.layers.upper = self.receive()
+            self.changes.write()
 
 
-def enter(box, prog, pid_file, waiting):
-    """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return."""
+def enter(box, prog, pid_file, changes, waiting):
+    """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
+
+    PID_FILE and CHANGES are paths or None.
+    """
     program.check_kept(prog, waiting)
-    launch = Launch(box, prog, pid_file, waiting)
+    launch = Launch(box, prog, pid_file, changes, waiting)
     signals = supervise.hold_signals()
     pid, pidfd = new_namespaces(launch)
     if pid:
@@ -57,8 +113,7 @@ def new_namespaces(launch):
     try:
         return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
-        if launch.pid_file:
-            launch.pid_file.remove()
+        launch.put_away(ran=False)
         raise Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno) from err
 
 
@@ -77,16 +132,13 @@ def wait_outside(launch, supervisor):
     """Be the supervisor: exit with the status of what runs in the sandbox."""
     supervise.forget(launch.waiting)
     try:
-        if launch.ids and launch.ids.privileged:
-            build.write_id_maps(supervisor.pid, launch.ids)
-            os.write(launch.channels.alive[1], b"m")
+        launch.meet(supervisor.pid)
         status = supervisor.wait(launch.pid_file.write if launch.pid_file else None)
     except BaseException:
         supervisor.end()
+        launch.put_away(ran=False)
         raise
-    finally:
-        if launch.pid_file:
-            launch.pid_file.remove()
+    launch.put_away(ran=b"!" not in supervisor.told)
     launch.prog.say(f"PROG {supervisor.how}")
     os._exit(status)
 
@@ -101,6 +153,11 @@ def enter_user_namespace(launch):
         build.write_id_maps("self", ids)
     if ids:
         launch.prog.say(f"user namespace: uid and gid {ids.inside} inside are {ids.outside} outside")
+    if ids and launch.sockets:
+        with call("open /proc/self/ns/user", "hako needs /proc"):
+            fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        launch.send(fd, b"user")
+        os.close(fd)
     kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
 
 
@@ -129,6 +186,8 @@ def become_inmate(launch):
     else:
         with call("setpgid"):
             os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
-    build.enter(launch.box, launch.prog, launch.ids)
+    build.enter(launch.box, launch.prog, launch.ids, launch.layers)
+    if launch.changes and launch.box.overlay.upper is None:
+        launch.send(launch.layers.upper, b"upper")
     host_uid = launch.ids.outside[0] if launch.ids else None
     program.settle(launch.prog, launch.waiting, host_uid, own_session=True)

@@ -13,6 +13,7 @@ class Sandbox:
     target      directory that becomes the root; contains .hako
     mounts      [Bind, Tmpfs, Proc or Dev], parents first, one a mount point
     writable    whether the root may be written
+    overlay     an Overlay to write instead of TARGET, or None
     setup       host program to run before the pivot, or None
     network     "none", "host" or the path of a network namespace
     hostname    or None for the host's
@@ -21,13 +22,22 @@ class Sandbox:
     """
 
     __slots__ = (
-        *("target", "mounts", "writable", "setup", "network"),
+        *("target", "mounts", "writable", "overlay", "setup", "network"),
         *("hostname", "userns", "as_pid_1"),
     )
 
     def __init__(self, **fields):
         for name, value in fields.items():
             setattr(self, name, value)
+
+
+class Overlay:
+    """Where what is written goes instead of TARGET: the directory UPPER, or None: a tmpfs of at most SIZE bytes."""
+
+    __slots__ = ("size", "upper")
+
+    def __init__(self, upper, size=None):
+        self.upper, self.size = upper, size
 
 
 class Bind:
@@ -90,10 +100,25 @@ def tmpfs(option, spec):
     if len(sizes) > 1:
         raise Failure(f"{option}: not DST or DST:SIZE: {spec!r}")
     check_mount_point(option, dst, spec)
-    size = values.size(option, sizes[0]) if sizes else None
-    if size == 0:
+    return Tmpfs(dst, limited(option, sizes[0], spec) if sizes else None)
+
+
+def overlay(option, text):
+    """The Overlay that TEXT, a directory or "tmpfs[:SIZE]", the value of OPTION, means."""
+    if not text:
+        raise Failure(f"{option}: neither a directory nor tmpfs: {text!r}")
+    word, given, size = text.partition(":")
+    if word != "tmpfs":
+        return Overlay(text)
+    return Overlay(None, limited(option, size, text) if given else None)
+
+
+def limited(option, size, spec):
+    """SIZE, part of SPEC, the value of OPTION, in bytes, more than 0."""
+    count = values.size(option, size)
+    if count == 0:
         raise Failure(f"{option}: a size of 0 would mean no limit: {spec!r}")
-    return Tmpfs(dst, size)
+    return count
 
 
 def check_mount_point(option, dst, spec):

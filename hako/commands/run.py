@@ -9,6 +9,9 @@ Options:
   -m, --mount=SPEC     SRC:DST[:FLAGS], repeatable: show the caller's SRC at DST;
                        FLAGS: a comma list of ro rw norec dev noexec optional
   -W, --writable       the root may be written; else it is read-only
+  --overlay=UPPER      the root may be written, TARGET is not: changes go to the directory UPPER,
+                       or to tmpfs[:SIZE] and are forgotten
+  --changes=FILE       with --overlay, write what was added, changed and deleted to FILE at the end, - for stderr
   --tmpfs=SPEC         DST[:SIZE], repeatable: an empty tmpfs at DST
   --proc               a fresh /proc, what tunes the kernel or tells of the host covered
   --dev                a minimal /dev
@@ -50,12 +53,31 @@ def prepare(args):
     prog = program.from_args(args, DEFAULT, lambda line: core.say(f"hako-run: {line}"))
     box = describe(args)
     core.held = prog.identity.held()
+    check_overlay(box, args["--changes"])
     if not core.moved:
         build.check(box)
         program.environment(prog)
         if args["--pid-file"] is not None:
             supervise.PidFile(args["--pid-file"]).close()
-    return lambda: launch.enter(box, prog, args["--pid-file"], core.waiting)
+    return lambda: launch.enter(box, prog, args["--pid-file"], args["--changes"], core.waiting)
+
+
+def check_overlay(box, changes):
+    """Load what the overlay of BOX needs; refuse early what it cannot do. CHANGES is the value of --changes."""
+    if box.overlay is None:
+        if changes is not None:
+            raise Failure("--changes: only with --overlay is there anything to list")
+        return
+    from hako import overlay
+
+    if changes is not None:
+        from hako.changes import Listing
+    if core.moved:
+        return
+    layers = overlay.Layers(box, False, build.open_target(box.target))
+    if changes is not None:
+        Listing(changes, layers).close()
+    layers.close()
 
 
 def describe(args):
@@ -72,6 +94,7 @@ def describe(args):
         target=args["TARGET"],
         mounts=mounts(args),
         writable=args["--writable"],
+        overlay=None if args["--overlay"] is None else sandbox.overlay("--overlay", args["--overlay"]),
         setup=args["--setup"],
         network=args["--network"],
         hostname=args["--hostname"],
