@@ -55,7 +55,8 @@ def namespaces(box):
 
 def needs_user_namespace(box):
     """Whether BOX needs a user namespace, made by this process with the capabilities that it has now."""
-    return box.userns == "always" or (box.userns == "auto" and not kernel.capable(kernel.CAP_SYS_ADMIN))
+    asked = box.userns == "always" or box.ids is not None
+    return asked or (box.userns == "auto" and not kernel.capable(kernel.CAP_SYS_ADMIN))
 
 
 def check(box):
@@ -117,12 +118,12 @@ def open_network(path):
 
 def write_id_maps(pid, ids):
     """Map the identity.IdMaps IDS in the user namespace of process PID (or "self")."""
-    (uid, gid), (outer_uid, outer_gid) = ids.inside, ids.outside
-    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user" if outer_uid == 0 else ""
-    if not ids.privileged:  # the kernel's price for a gid_map by an ordinary user
+    own = ids.outside()[0] == 0
+    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user" if own else ""
+    if ids.writer == "inside":  # the kernel's price for a gid_map by an ordinary user
         write(f"/proc/{pid}/setgroups", "deny")
-    write(f"/proc/{pid}/gid_map", f"{gid} {outer_gid} 1")
-    write(f"/proc/{pid}/uid_map", f"{uid} {outer_uid} 1", hint)
+    write(f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids))
+    write(f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint)
 
 
 def write(path, text, hint=""):
@@ -144,7 +145,7 @@ def enter(box, program, ids, layers=None):
     """
     target = open_target(box.target)
     sources = open_sources(box)
-    if ids and ids.privileged:  # from here on files are made, which needs ids that the namespace has
+    if ids and ids.writer != "inside":  # from here on files are made, which needs ids that the namespace has
         take_ids(*ids.inside)
     join_network(box, program.say)
     builder = Builder(box, program, target, sources, layers)

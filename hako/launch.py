@@ -8,7 +8,7 @@ supervisor     the caller's process: waits outside
 import os
 
 from hako import build, identity, kernel, program, supervise
-from hako.failure import Failure, call
+from hako.failure import FAILED, Failure, call
 
 EPERM, ENOSPC, EUSERS = 1, 28, 87
 
@@ -31,33 +31,40 @@ class Launch:
     def __init__(self, box, prog, pid_file, changes, waiting):
         self.box, self.prog, self.waiting = box, prog, waiting
         self.pid_file = supervise.PidFile(pid_file) if pid_file is not None else None
-        self.ids = identity.id_maps(prog.identity) if build.needs_user_namespace(box) else None
+        prog.identity.note_groups()
+        self.ids = (box.ids or identity.id_maps(prog.identity)) if build.needs_user_namespace(box) else None
         self.channels = supervise.Channels()
-        self.layers = self.changes = self.sockets = self.inside = None
+        self.layers = self.changes = self.inside = None
+        listening = changes is not None or (self.ids and self.ids.writer == "newuidmap")
+        self.sockets = kernel.socketpair() if listening else None
         if box.overlay:
             self.open_layers(changes)
 
     def open_layers(self, changes):
         """Open the layers of the overlay, and the file CHANGES, a path or None."""
-        from hako.overlay import Layers  # loaded already, while the chain was prepared
+        from hako.overlay import Layers  # here and below: loaded already, while the chain was prepared
 
         self.layers = Layers(self.box, self.ids is not None, build.open_target(self.box.target))
         if changes is not None:
             from hako.changes import Listing
 
             self.changes = Listing(changes, self.layers)
-            self.sockets = kernel.socketpair()
-        self.layers.make_work(self.ids.outside if self.ids else None)
+        self.layers.make_work(self.ids.outside() if self.ids else None)
 
     def meet(self, pid):
-        """Do for the child PID what it cannot do itself, and take what it sends at once."""
-        if self.ids and self.ids.privileged:
-            build.write_id_maps(pid, self.ids)
-            os.write(self.channels.alive[1], b"m")
+        """Take what the child PID sends at once, and do for it what it cannot do itself."""
         if self.sockets:
             os.close(self.sockets[1])
             if self.ids:
                 self.inside = self.receive()
+        if self.ids and self.ids.writer != "inside":
+            if self.ids.writer == "caller":
+                build.write_id_maps(pid, self.ids)
+            elif self.inside is not None:  # else it has ended
+                from hako import subids
+
+                subids.write(pid, self.ids)
+            os.write(self.channels.alive[1], b"m")
 
     def send(self, fd, name):
         """Send the supervisor the descriptor FD as NAME."""
@@ -74,7 +81,7 @@ class Launch:
             self.pid_file.remove()
         if self.layers is None:
             return
-        if self.inside is not None and not self.ids.privileged:
+        if self.inside is not None and self.ids.writer != "caller":
             # There it may go where PROG has made a directory that nobody may enter.
             kernel.setns(self.inside, kernel.CLONE_NEWUSER, "user namespace of the sandbox")
         self.layers.remove_work()
@@ -146,18 +153,19 @@ def wait_outside(launch, supervisor):
 def enter_user_namespace(launch):
     """Have the ids of the new user namespace mapped, if there is one."""
     ids = launch.ids
-    if ids and ids.privileged:
-        os.read(launch.channels.alive[0], 1)
-    elif ids:
+    if ids and ids.writer != "caller":
         show_self()
-        build.write_id_maps("self", ids)
-    if ids:
-        launch.prog.say(f"user namespace: uid and gid {ids.inside} inside are {ids.outside} outside")
     if ids and launch.sockets:
         with call("open /proc/self/ns/user", "hako needs /proc"):
             fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         launch.send(fd, b"user")
         os.close(fd)
+    if ids and ids.writer == "inside":
+        build.write_id_maps("self", ids)
+    elif ids and not os.read(launch.channels.alive[0], 1):
+        os._exit(FAILED)  # the supervisor has failed, and said why
+    if ids:
+        launch.prog.say(f"user namespace: {ids.told()}")
     kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
 
 
@@ -189,5 +197,5 @@ def become_inmate(launch):
     build.enter(launch.box, launch.prog, launch.ids, launch.layers)
     if launch.changes and launch.box.overlay.upper is None:
         launch.send(launch.layers.upper, b"upper")
-    host_uid = launch.ids.outside[0] if launch.ids else None
+    host_uid = launch.ids.host_uid(launch.prog.identity) if launch.ids else None
     program.settle(launch.prog, launch.waiting, host_uid, own_session=True)

@@ -18,12 +18,13 @@ class Sandbox:
     network     "none", "host" or the path of a network namespace
     hostname    or None for the host's
     userns      whether to make a user namespace: auto (without CAP_SYS_ADMIN), always, never
+    ids         the identity.IdMaps of it, or None: one user, PROG's
     as_pid_1    whether PROG is PID 1 instead of the init
     """
 
     __slots__ = (
         *("target", "mounts", "writable", "overlay", "setup", "network"),
-        *("hostname", "userns", "as_pid_1"),
+        *("hostname", "userns", "ids", "as_pid_1"),
     )
 
     def __init__(self, **fields):

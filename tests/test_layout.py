@@ -31,8 +31,10 @@ PLAN = {
     "build": BASE | {"kernel", "sandbox"},
     "supervise": BASE | {"identity", "kernel"},
     "overlay": BASE | {"kernel"},
+    "outside": BASE | {"kernel"},
+    "subids": BASE | {"identity", "kernel", "outside", "values"},
     "changes": BASE | {"kernel", "newfile", "overlay"},
-    "launch": BASE | {"build", "changes", "identity", "kernel", "overlay", "program", "supervise"},
+    "launch": BASE | {"build", "changes", "identity", "kernel", "overlay", "program", "subids", "supervise"},
     "join": BASE | {"cgroup", "identity", "kernel"},
     "prototypes": set(),
     "syscalls": {"bpf", "kernel"},
@@ -45,7 +47,8 @@ PLAN = {
     "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "rules", "start", "supervise", "syscalls"},
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
-    "commands/run": BASE | {"build", "changes", "core", "launch", "overlay", "program", "sandbox", "supervise"},
+    "commands/run": BASE
+    | {"build", "changes", "core", "launch", "overlay", "program", "sandbox", "subids", "supervise"},
     "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "values"},
     "commands/rlimit_exec": BASE | {"values"},
 }

@@ -19,6 +19,8 @@ Options:
   -N, --network=NET    none, host, or the file of a network namespace [default: none]
   -H, --hostname=NAME  host name in the sandbox; else the host's
   --userns=MODE        a user namespace: auto (when the caller lacks CAP_SYS_ADMIN), always or never [default: auto]
+  --map=MODE           ids of the user namespace: self, PROG's alone, or subid, the caller's as 0 and behind it
+                       those of /etc/subuid and /etc/subgid [default: self]
   -p, --pid-file=FILE  write the host pid of the sandbox's PID 1 there while PROG runs
   --as-pid-1           PROG itself is PID 1, not a small init
   -e, --env=SPEC       NAME=VALUE, or NAME for the caller's value, repeatable; else the environment is empty
@@ -54,6 +56,7 @@ def prepare(args):
     box = describe(args)
     core.held = prog.identity.held()
     check_overlay(box, args["--changes"])
+    box.ids = id_maps(args["--map"], box.userns, prog.identity)
     if not core.moved:
         build.check(box)
         program.environment(prog)
@@ -80,6 +83,22 @@ def check_overlay(box, changes):
     layers.close()
 
 
+def id_maps(mode, userns, who):
+    """The identity.IdMaps that MODE, the value of --map, means for PROG as WHO; None for the usual ones."""
+    if mode == "self":
+        return None
+    if mode != "subid":
+        raise Failure(f"--map: neither self nor subid: {mode!r}")
+    if userns == "never":
+        raise Failure("--map=subid: needs a user namespace, and --userns=never forbids it")
+    if core.moved:
+        raise Failure("--map=subid: only outside of every sandbox: what it reads is the host's")
+    from hako import subids
+
+    who.clear_groups = True  # which are the caller's: PROG is to have the ids of the map alone
+    return subids.id_maps(who)
+
+
 def describe(args):
     """The Sandbox that ARGS mean."""
     if args["--hostname"] is not None and not 0 < len(os.fsencode(args["--hostname"])) <= 64:
@@ -99,6 +118,7 @@ def describe(args):
         network=args["--network"],
         hostname=args["--hostname"],
         userns=args["--userns"],
+        ids=None,
         as_pid_1=args["--as-pid-1"] or args["PROG"] is None,
     )
 
