@@ -50,6 +50,7 @@ def namespaces(box):
         flags |= kernel.CLONE_NEWNET
     if needs_user_namespace(box):
         flags |= kernel.CLONE_NEWUSER
+        flags |= kernel.CLONE_NEWNET if box.network == "pasta" else 0
     return flags
 
 
@@ -65,7 +66,7 @@ def check(box):
     os.close(open_target(box.target))
     for fd in sources.values():
         os.close(fd)
-    if box.network not in ("none", "host"):
+    if box.network not in ("none", "host", "pasta"):
         os.close(open_network(box.network))
     if box.setup is not None and not os.access(box.setup, os.X_OK):
         raise Failure(f"--setup: {show(box.setup)}: not there, or not executable")
@@ -138,7 +139,7 @@ def write(path, text, hint=""):
 
 
 def enter(box, program, ids, layers=None):
-    """Turn this process, alone in its new namespaces, into one inside BOX: root, network, names.
+    """Turn this process, alone in its new namespaces, into one inside BOX: root, mounts, names.
 
     IDS are the identity.IdMaps of its user namespace, or None; LAYERS the
     overlay.Layers of its root, or None.
@@ -147,7 +148,6 @@ def enter(box, program, ids, layers=None):
     sources = open_sources(box)
     if ids and ids.writer != "inside":  # from here on files are made, which needs ids that the namespace has
         take_ids(*ids.inside)
-    join_network(box, program.say)
     builder = Builder(box, program, target, sources, layers)
     setup = absolute(box.setup) if box.setup is not None else None
     umask = os.umask(0o022)  # what is made is for PROG, whatever the caller's files are to be
@@ -173,9 +173,13 @@ def take_ids(uid, gid):
     kernel.prctl("SET_KEEPCAPS", 0)
 
 
-def join_network(box, say):
-    """Put the network of BOX in force."""
-    if box.network == "none":
+def join_network(box, made, say):
+    """Put the network of BOX in force; MADE is the descriptor of its namespace, if it is made already."""
+    if box.network == "pasta":
+        if made is not None:
+            kernel.setns(made, kernel.CLONE_NEWNET, "--network pasta")
+        say("network: lo, and what pasta does")
+    elif box.network == "none":
         kernel.bring_up_lo()
         say("network: lo alone")
     elif box.network != "host":

@@ -62,6 +62,7 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
 CLONE_NEWTIME = 0x80
+CLONE_PARENT = 0x8000
 CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x2000000
 CLONE_NEWUTS = 0x4000000
@@ -143,7 +144,8 @@ def clone3(flags):
     """
     pidfd = foreign.c_int(-1)
     flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND
-    args = _uint64s(flags, foreign.addressof(pidfd), 0, 0, SIGCHLD, 0, 0, 0, 0, 0, 0)
+    end = 0 if flags & CLONE_PARENT else SIGCHLD  # the former: as this process's own
+    args = _uint64s(flags, foreign.addressof(pidfd), 0, 0, end, 0, 0, 0, 0, 0, 0)
     pid = _call("clone3", namespace_names(flags), args, foreign.sizeof(args))
     return pid, pidfd.value if pid else -1
 

@@ -21,12 +21,16 @@ class Launch:
     pid_file    a supervise.PidFile, or None
     layers      the overlay.Layers of its root, or None
     changes     the changes.Listing of what has changed, or None
+    pasta       the pasta.Pasta that does its network, or None
     sockets     the supervisor's, and the one through which the child sends it descriptors; or None
     inside      descriptor of its user namespace, received so, or None
     waiting     descriptors that stay open until PROG's exec
     """
 
-    __slots__ = ("box", "changes", "channels", "ids", "inside", "layers", "pid_file", "prog", "sockets", "waiting")
+    __slots__ = (
+        *("box", "changes", "channels", "ids", "inside", "layers", "pasta", "pid_file", "prog", "sockets"),
+        "waiting",
+    )
 
     def __init__(self, box, prog, pid_file, changes, waiting):
         self.box, self.prog, self.waiting = box, prog, waiting
@@ -34,15 +38,21 @@ class Launch:
         prog.identity.note_groups()
         self.ids = (box.ids or identity.id_maps(prog.identity)) if build.needs_user_namespace(box) else None
         self.channels = supervise.Channels()
-        self.layers = self.changes = self.inside = None
-        listening = changes is not None or (self.ids and self.ids.writer == "newuidmap")
+        self.layers = self.changes = self.inside = self.pasta = None
+        if box.network == "pasta":
+            from hako.pasta import Pasta  # here and below: loaded already, while the chain was prepared
+
+            self.pasta = Pasta(box.pasta)
+            if not self.ids:
+                self.pasta.make_namespaces(os.geteuid() if prog.identity.uid is None else prog.identity.uid)
+        listening = changes is not None or self.pasta or (self.ids and self.ids.writer == "newuidmap")
         self.sockets = kernel.socketpair() if listening else None
         if box.overlay:
             self.open_layers(changes)
 
     def open_layers(self, changes):
         """Open the layers of the overlay, and the file CHANGES, a path or None."""
-        from hako.overlay import Layers  # here and below: loaded already, while the chain was prepared
+        from hako.overlay import Layers
 
         self.layers = Layers(self.box, self.ids is not None, build.open_target(self.box.target))
         if changes is not None:
@@ -51,24 +61,48 @@ class Launch:
             self.changes = Listing(changes, self.layers)
         self.layers.make_work(self.ids.outside() if self.ids else None)
 
-    def meet(self, pid):
-        """Take what the child PID sends at once, and do for it what it cannot do itself."""
+    def is_held(self):
+        """Whether the child waits until the supervisor has done what it cannot do itself."""
+        return bool(self.pasta or (self.ids and self.ids.writer != "inside"))
+
+    def meet(self, pid, files):
+        """Take what the child PID sends at once, and do for it what it cannot do itself.
+
+        What is to be read for that meanwhile goes to FILES, as Supervisor.wait() has it.
+        """
+        net = None
         if self.sockets:
             os.close(self.sockets[1])
-            if self.ids:
-                self.inside = self.receive()
-        if self.ids and self.ids.writer != "inside":
-            if self.ids.writer == "caller":
-                build.write_id_maps(pid, self.ids)
-            elif self.inside is not None:  # else it has ended
-                from hako import subids
+        if self.sockets and self.ids:
+            self.inside = self.receive()
+            net = self.receive() if self.pasta else None
+        if self.ids and self.ids.writer == "caller":
+            build.write_id_maps(pid, self.ids)
+        elif self.ids and self.ids.writer == "newuidmap" and self.inside is not None:  # else it has ended
+            from hako import subids
 
-                subids.write(pid, self.ids)
-            os.write(self.channels.alive[1], b"m")
+            subids.write(pid, self.ids)
+        if net is not None:
+            self.pasta.take(self.inside, net, self.ids.inside)
+        if self.pasta and self.pasta.net is not None:
+            self.pasta.start(files, self.release)
+        elif self.is_held():
+            self.release()
+
+    def release(self):
+        """Let the child go on."""
+        os.write(self.channels.alive[1], b"m")
 
     def send(self, fd, name):
         """Send the supervisor the descriptor FD as NAME."""
         kernel.send_descriptor(self.sockets[1], fd, name)
+
+    def send_namespace(self, name):
+        """Send the supervisor this process's namespace NAME."""
+        with call(f"open /proc/self/ns/{name}", "hako needs /proc"):
+            fd = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        self.send(fd, name.encode())
+        os.close(fd)
 
     def receive(self):
         """The next descriptor that the child has sent; None if it has ended."""
@@ -77,6 +111,8 @@ class Launch:
 
     def put_away(self, ran):
         """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN."""
+        if self.pasta:
+            self.pasta.end()
         if self.pid_file:
             self.pid_file.remove()
         if self.layers is None:
@@ -104,6 +140,8 @@ def enter(box, prog, pid_file, changes, waiting):
         wait_outside(launch, supervise.Supervisor(pid, pidfd, launch.channels, signals))
     launch.channels.of_child(waiting)
     enter_user_namespace(launch)
+    # The init too, by which others enter the sandbox.
+    build.join_network(box, launch.pasta.net if launch.pasta else None, prog.say)
     kernel.rename_process("hako-init")
     kernel.join_session_keyring()
     with call("setsid"):
@@ -139,8 +177,9 @@ def wait_outside(launch, supervisor):
     """Be the supervisor: exit with the status of what runs in the sandbox."""
     supervise.forget(launch.waiting)
     try:
-        launch.meet(supervisor.pid)
-        status = supervisor.wait(launch.pid_file.write if launch.pid_file else None)
+        files = {}
+        launch.meet(supervisor.pid, files)
+        status = supervisor.wait(launch.pid_file.write if launch.pid_file else None, files)
     except BaseException:
         supervisor.end()
         launch.put_away(ran=False)
@@ -151,18 +190,17 @@ def wait_outside(launch, supervisor):
 
 
 def enter_user_namespace(launch):
-    """Have the ids of the new user namespace mapped, if there is one."""
+    """Have the ids of the new user namespace mapped, if there is one, and wait for what else is done outside."""
     ids = launch.ids
     if ids and ids.writer != "caller":
         show_self()
-    if ids and launch.sockets:
-        with call("open /proc/self/ns/user", "hako needs /proc"):
-            fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        launch.send(fd, b"user")
-        os.close(fd)
     if ids and ids.writer == "inside":
         build.write_id_maps("self", ids)
-    elif ids and not os.read(launch.channels.alive[0], 1):
+    if ids and launch.sockets:
+        launch.send_namespace("user")
+    if ids and launch.pasta:
+        launch.send_namespace("net")
+    if launch.is_held() and not os.read(launch.channels.alive[0], 1):
         os._exit(FAILED)  # the supervisor has failed, and said why
     if ids:
         launch.prog.say(f"user namespace: {ids.told()}")

@@ -15,7 +15,8 @@ class Sandbox:
     writable    whether the root may be written
     overlay     an Overlay to write instead of TARGET, or None
     setup       host program to run before the pivot, or None
-    network     "none", "host" or the path of a network namespace
+    network     "none", "host", "pasta" or the path of a network namespace
+    pasta       further arguments for pasta, a list
     hostname    or None for the host's
     userns      whether to make a user namespace: auto (without CAP_SYS_ADMIN), always, never
     ids         the identity.IdMaps of it, or None: one user, PROG's
@@ -23,7 +24,7 @@ class Sandbox:
     """
 
     __slots__ = (
-        *("target", "mounts", "writable", "overlay", "setup", "network"),
+        *("target", "mounts", "writable", "overlay", "setup", "network", "pasta"),
         *("hostname", "userns", "ids", "as_pid_1"),
     )
 

@@ -16,7 +16,7 @@ Options:
   --proc               a fresh /proc, what tunes the kernel or tells of the host covered
   --dev                a minimal /dev
   --setup=FILE         host program to run before the pivot, the new root its current directory
-  -N, --network=NET    none, host, or the file of a network namespace [default: none]
+  -N, --network=NET    none, host, the file of a network namespace, or pasta[:ARGS], what pasta does [default: none]
   -H, --hostname=NAME  host name in the sandbox; else the host's
   --userns=MODE        a user namespace: auto (when the caller lacks CAP_SYS_ADMIN), always or never [default: auto]
   --map=MODE           ids of the user namespace: self, PROG's alone, or subid, the caller's as 0 and behind it
@@ -109,18 +109,32 @@ def describe(args):
         raise Failure("--setup: not a file: ''")
     if not args["--network"]:
         raise Failure("--network: neither none, host nor a file: ''")
+    network, words = pasta(args["--network"])
     return sandbox.Sandbox(
         target=args["TARGET"],
         mounts=mounts(args),
         writable=args["--writable"],
         overlay=None if args["--overlay"] is None else sandbox.overlay("--overlay", args["--overlay"]),
         setup=args["--setup"],
-        network=args["--network"],
+        network=network,
+        pasta=words,
         hostname=args["--hostname"],
         userns=args["--userns"],
         ids=None,
         as_pid_1=args["--as-pid-1"] or args["PROG"] is None,
     )
+
+
+def pasta(network):
+    """NETWORK, the value of --network, without arguments for pasta, and those, as a list."""
+    name, _, text = network.partition(":")
+    if name != "pasta":
+        return network, []
+    from hako import outside
+    from hako.pasta import PACKAGE, arguments
+
+    outside.find(name, PACKAGE)
+    return name, arguments(text)
 
 
 def mounts(args):
