@@ -43,8 +43,6 @@ class Launch:
             from hako.pasta import Pasta  # here and below: loaded already, while the chain was prepared
 
             self.pasta = Pasta(box.pasta)
-            if not self.ids:
-                self.pasta.make_namespaces(os.geteuid() if prog.identity.uid is None else prog.identity.uid)
         listening = changes is not None or self.pasta or (self.ids and self.ids.writer == "newuidmap")
         self.sockets = kernel.socketpair() if listening else None
         if box.overlay:
@@ -155,7 +153,10 @@ def enter(box, prog, pid_file, changes, waiting):
 
 def new_namespaces(launch):
     """Make the child in the namespaces of LAUNCH's box; return pid and pidfd, 0 and -1 in it."""
+    who = launch.prog.identity
     try:
+        if launch.pasta and not launch.ids:
+            launch.pasta.make_namespaces(os.geteuid() if who.uid is None else who.uid)
         return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
         launch.put_away(ran=False)

@@ -64,8 +64,9 @@ class Pasta:
     argv      its command line
     user, net descriptors of the namespaces that it is to be in and to serve
     ids       uid and gid in the former
-    pid       of hako-pasta, once it has told
-    life      the pipe that ends it; told: what it has said, in the pipe ready
+    pid       of hako-pasta
+    life      the pipe that ends it
+    told      what has come through the pipe ready
     """
 
     __slots__ = ("argv", "ids", "life", "net", "pid", "ready", "told", "user")
@@ -122,20 +123,22 @@ class Pasta:
         os.close(self.ready[1])
         with call("wait4"):
             os.waitpid(pid, 0)
+        pid, made, self.told = os.read(self.ready[0], 4096).partition(b"\n")
+        if not made:
+            raise Failure(os.fsdecode(pid))
+        self.pid = int(pid)
         files[self.ready[0]] = lambda: self.hear(files, when_up)
 
     def hear(self, files, when_up):
-        """Read what is told, to its end: the pid of hako-pasta, then why it failed, or "up"."""
+        """Read what hako-pasta tells, to its end: why it failed, or "up"."""
         text = os.read(self.ready[0], 4096)
         self.told += text
         if text:
             return
         del files[self.ready[0]]
         os.close(self.ready[0])
-        pid, _, text = self.told.partition(b"\n")
-        self.pid = int(pid) if pid.isdigit() else None
-        if text != b"up":
-            raise Failure(os.fsdecode(text or pid) or "pasta has ended")
+        if self.told != b"up":
+            raise Failure(os.fsdecode(self.told) or "pasta has ended")
         when_up()
 
     def end(self):

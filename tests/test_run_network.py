@@ -270,6 +270,13 @@ def test_nothing_survives_a_kill_at_any_moment(somebody, world):
             assert time.monotonic() < end
 
 
+def test_sigchld_ignored_by_the_caller(somebody):
+    """The kernel would reap the helpers itself, and waiting for them fail."""
+    argv = somebody.sandbox("/bin/sh", "-c", "exit 7", options=["--network=pasta"])
+    done = somebody.run(*argv, preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    assert (done.returncode, done.stderr) == (7, "")
+
+
 def test_many_at_once(somebody):
     argv = somebody.sandbox("/bin/busybox", "true", options=["--network=pasta"])
     processes = [somebody.start(*argv) for _ in range(20)]
