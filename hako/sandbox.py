@@ -29,7 +29,7 @@ class Sandbox:
     )
 
     def __init__(self, **fields):
-        for name, value in fields.items():
+        for name, value in {"overlay": None, "pasta": (), "ids": None, **fields}.items():
             setattr(self, name, value)
 
 

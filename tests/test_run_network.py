@@ -128,7 +128,11 @@ def somebody(request, place, world):
     somebody.plain, somebody.prefix = somebody.prefix, [*world.prefix, *somebody.prefix]
     somebody.box = prepare(place / "box")
     own(somebody, place)
+    started, start = [], somebody.start
+    somebody.start = lambda *argv, **options: started.append(start(*argv, **options)) or started[-1]
     yield somebody
+    for process in started:
+        process.kill()
     end = time.monotonic() + 2
     while world.those_inside():
         assert time.monotonic() < end, world.those_inside()
@@ -219,6 +223,10 @@ def test_pasta_has_no_rights_on_the_host(somebody, world):
             continue
         expected = ["4294967294" if somebody.name == "root" else "65534"] * 4
         assert [lines["Uid"].split(), lines["Gid"].split()] == [expected, expected]
+        if name != "hako-pasta":
+            command = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            ports = ["--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"]
+            assert (command[-9:-1], "--no-map-gw" in command) == (ports, True)
         assert lines["Groups"].strip() == ""
         assert os.readlink(f"/proc/{pid}/ns/user") != ours
         held = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
