@@ -52,12 +52,14 @@ def namespaces(box):
         flags |= kernel.CLONE_NEWNET
     if needs_user_namespace(box):
         flags |= kernel.CLONE_NEWUSER
+        flags |= kernel.CLONE_NEWNET if box.network == "pasta" else 0
     return flags
 
 
 def needs_user_namespace(box):
     """Whether BOX needs a user namespace, made by this process with the capabilities that it has now."""
-    return box.userns == "always" or (box.userns == "auto" and not kernel.capable(kernel.CAP_SYS_ADMIN))
+    asked = box.userns == "always" or box.ids is not None
+    return asked or (box.userns == "auto" and not kernel.capable(kernel.CAP_SYS_ADMIN))
 
 
 def check(box):
@@ -67,7 +69,7 @@ def check(box):
         os.close(open_target(box.target))
     for fd in sources.values():
         os.close(fd)
-    if box.network not in ("none", "host"):
+    if box.network not in ("none", "host", "pasta"):
         os.close(open_network(box.network))
     if box.setup is not None and not os.access(box.setup, os.X_OK):
         raise Failure(f"--setup: {show(box.setup)}: not there, or not executable")
@@ -120,12 +122,12 @@ def open_network(path):
 
 def write_id_maps(pid, ids):
     """Map the identity.IdMaps IDS in the user namespace of process PID (or "self")."""
-    (uid, gid), (outer_uid, outer_gid) = ids.inside, ids.outside
-    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user" if outer_uid == 0 else ""
-    if not ids.privileged:  # the kernel's price for a gid_map by an ordinary user
+    own = ids.outside()[0] == 0
+    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user" if own else ""
+    if ids.writer == "inside":  # the kernel's price for a gid_map by an ordinary user
         write(f"/proc/{pid}/setgroups", "deny")
-    write(f"/proc/{pid}/gid_map", f"{gid} {outer_gid} 1")
-    write(f"/proc/{pid}/uid_map", f"{uid} {outer_uid} 1", hint)
+    write(f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids))
+    write(f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint)
 
 
 def write(path, text, hint=""):
@@ -139,18 +141,18 @@ def write(path, text, hint=""):
         os.close(fd)
 
 
-def enter(box, program, ids):
-    """Turn this process, alone in its new namespaces, into one inside BOX: root, network, names.
+def enter(box, program, ids, layers=None):
+    """Turn this process, alone in its new namespaces, into one inside BOX: root, mounts, names.
 
-    IDS are the identity.IdMaps of its user namespace, or None. Return the file
-    systems of limited size that were made: [(descriptor, mount point)].
+    IDS are the identity.IdMaps of its user namespace, or None; LAYERS the
+    overlay.Layers of its root, or None. Return the file systems of limited size
+    that were made: [(descriptor, mount point)].
     """
     target = None if box.target is None else open_target(box.target)
     sources = open_sources(box)
-    if ids and ids.privileged:  # from here on files are made, which needs ids that the namespace has
+    if ids and ids.writer != "inside":  # from here on files are made, which needs ids that the namespace has
         take_ids(*ids.inside)
-    join_network(box, program.say)
-    builder = Builder(box, program, target, sources)
+    builder = Builder(box, program, target, sources, layers)
     setup = absolute(box.setup) if box.setup is not None else None
     umask = os.umask(0o022)  # what is made is for PROG, whatever the caller's files are to be
     builder.mount_all()
@@ -176,9 +178,13 @@ def take_ids(uid, gid):
     kernel.prctl("SET_KEEPCAPS", 0)
 
 
-def join_network(box, say):
-    """Put the network of BOX in force."""
-    if box.network == "none":
+def join_network(box, made, say):
+    """Put the network of BOX in force; MADE is the descriptor of its namespace, if it is made already."""
+    if box.network == "pasta":
+        if made is not None:
+            kernel.setns(made, kernel.CLONE_NEWNET, "--network pasta")
+        say("network: lo, and what pasta does")
+    elif box.network == "none":
         kernel.bring_up_lo()
         say("network: lo alone")
     elif box.network != "host":
@@ -191,14 +197,15 @@ def join_network(box, say):
 class Builder:
     """The mounts of one sandbox while they are made.
 
+    layers   the overlay.Layers of the root, or None
     root     descriptor of the mount that becomes the root
     dev      that of the minimal device tree, or None
     fresh    mounts made here, in which mount points are made: {steps: descriptor of its root}
     sized    those of limited size among them: [(descriptor, mount point)]
     """
 
-    def __init__(self, box, program, target, sources):
-        self.box, self.program, self.target, self.sources = box, program, target, sources
+    def __init__(self, box, program, target, sources, layers):
+        self.box, self.program, self.target, self.sources, self.layers = box, program, target, sources, layers
         self.root, self.dev, self.fresh, self.sized = None, None, {}, []
 
     def mount_all(self):
@@ -241,11 +248,16 @@ class Builder:
         self.program.say(f"root: an empty tmpfs, {'rw' if self.box.writable else 'ro'},nosuid,nodev")
 
     def mount_target(self):
-        """Put a copy of the mounts at TARGET over it; read-only, in every part, before it can be seen."""
-        attr = LOCKED | (0 if self.box.writable else kernel.MOUNT_ATTR_RDONLY)
-        self.root = self.copy(self.target, True, attr, show(self.box.target))
+        """Put a copy of the mounts at TARGET over it, read-only in every part before it can be seen; or an overlay."""
+        if self.layers is None:
+            attr = LOCKED | (0 if self.box.writable else kernel.MOUNT_ATTR_RDONLY)
+            self.root = self.copy(self.target, True, attr, show(self.box.target))
+            how = "rw" if self.box.writable else "ro"
+        else:
+            self.root = self.fresh[()] = self.layers.mount(self.target)
+            how = f"changes to {self.layers.told()}"
         kernel.move_mount(self.root, self.target, show(self.box.target))
-        self.program.say(f"root: {show(self.box.target)} {'rw' if self.box.writable else 'ro'},nosuid,nodev")
+        self.program.say(f"root: {show(self.box.target)} {how},nosuid,nodev")
 
     @staticmethod
     def copy(fd, recursive, attr, text):
@@ -459,13 +471,15 @@ class Builder:
                 hint = "nothing is made in TARGET: make it there first" if err.errno == ENOENT else ""
                 raise refused(f"mount point {show(dst)}", err.errno, hint) from err
         root = max(above, key=len)
-        return self.make(self.fresh[root], steps[len(root) :], directory, dst)
+        within = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
+        if not root:  # an overlay: it has the links of TARGET
+            within = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
+        return self.make(self.fresh[root], steps[len(root) :], directory, dst, within | kernel.RESOLVE_NO_XDEV)
 
-    def make(self, fd, names, directory, dst):
-        """Make the path NAMES below FD, in that mount only; return a descriptor of the last."""
+    def make(self, fd, names, directory, dst, within):
+        """Make the path NAMES below FD, in that mount only, WITHIN (RESOLVE_*) it; return a descriptor of the last."""
         place = os.dup(fd)
         for i, name in enumerate(names):
-            within = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
             with_slash = os.path.join(*names[: i + 1])
             parent = place
             try:

@@ -3,10 +3,11 @@
 import os
 
 from hako import kernel, values
-from hako.failure import Failure, call
+from hako.failure import Failure, call, refused
 
 LARGEST_ID = 2**32 - 2  # 2**32 - 1 is -1, "no change", to the kernel
 CAP_SETGID, CAP_SETUID = 6, 7
+EPERM = 1
 
 
 class Identity:
@@ -15,13 +16,19 @@ class Identity:
     uid, gid       numbers inside the sandbox, or None for the caller's own
     clear_groups   whether the supplementary groups go
     capabilities   numbers of those that PROG keeps, or None for every one
+    groups         what supplementary groups there are besides the own, see note_groups()
     """
 
-    __slots__ = ("capabilities", "clear_groups", "gid", "uid")
+    __slots__ = ("capabilities", "clear_groups", "gid", "groups", "uid")
 
     def __init__(self, uid=None, gid=None, clear_groups=False, capabilities=()):
         self.uid, self.gid, self.clear_groups = uid, gid, clear_groups
-        self.capabilities = capabilities
+        self.capabilities, self.groups = capabilities, None
+
+    def note_groups(self):
+        """Note the supplementary groups: in a user namespace all that are not mapped look like one, perhaps the own."""
+        with call("getgroups"):
+            self.groups = set(os.getgroups()) - {os.getegid()}
 
     def held(self):
         """The numbers of the capabilities that PROG keeps."""
@@ -29,32 +36,70 @@ class Identity:
 
     def powerless(self):
         """The same without capabilities."""
-        return Identity(self.uid, self.gid, self.clear_groups)
+        same = Identity(self.uid, self.gid, self.clear_groups)
+        same.groups = self.groups
+        return same
 
 
 class IdMaps:
-    """The ids of a user namespace, one user and one group.
+    """The ids of a user namespace.
 
-    inside, outside   (uid, gid) as PROG has them, and as the host sees them
-    privileged        whether the caller may map any id, and so these are not its own
+    uids, gids   triples INSIDE OUTSIDE COUNT
+    inside       (uid, gid) as the sandbox is made with them
+    writer       who puts it in force: "inside", a process in there that maps its own ids; "caller",
+                 who may map any; "newuidmap", see subids
     """
 
-    __slots__ = ("inside", "outside", "privileged")
+    __slots__ = ("gids", "inside", "uids", "writer")
 
-    def __init__(self, inside, outside, privileged):
-        self.inside, self.outside, self.privileged = inside, outside, privileged
+    def __init__(self, uids, gids, inside, writer):
+        self.uids, self.gids, self.inside, self.writer = uids, gids, inside, writer
+
+    def outside(self):
+        """The ids inside, (uid, gid), as the host sees them."""
+        return tuple(
+            outer(triples, number) for triples, number in zip((self.uids, self.gids), self.inside, strict=True)
+        )
+
+    def host_uid(self, who):
+        """The uid of PROG as the Identity WHO, as the host sees it.
+
+        With a capability it may have that of any id, and of these uid 0 inside
+        is the one that may have files of the host.
+        """
+        uid = self.inside[0] if who.uid is None or who.held() else who.uid
+        return outer(self.uids, uid)
+
+    def told(self):
+        """It, for people."""
+        if len(self.uids) == 1 and self.uids[0][2] == 1:
+            return f"uid and gid {self.inside} inside are {self.outside()} outside"
+        kinds = (("uid", self.uids), ("gid", self.gids))
+        return "; ".join(f"{kind} map {', '.join(' '.join(map(str, t)) for t in triples)}" for kind, triples in kinds)
+
+
+def outer(triples, number):
+    """The id outside that NUMBER is by TRIPLES, INSIDE OUTSIDE COUNT."""
+    return next(first + number - inside for inside, first, count in triples if inside <= number < inside + count)
+
+
+def may_map():
+    """Whether this process may map any id in a user namespace that it makes."""
+    return kernel.capable(CAP_SETUID) and kernel.capable(CAP_SETGID)
 
 
 def id_maps(who):
-    """The IdMaps for PROG as the Identity WHO.
+    """The IdMaps for PROG as the Identity WHO: one user and one group.
 
     A caller who may map any id has PROG run under that very id on the host too;
     who may not maps the own one.
     """
     own = os.geteuid(), os.getegid()
     inside = own[0] if who.uid is None else who.uid, own[1] if who.gid is None else who.gid
-    privileged = kernel.capable(CAP_SETUID) and kernel.capable(CAP_SETGID)
-    return IdMaps(inside, inside if privileged else own, privileged)
+    privileged = may_map()
+    outside = inside if privileged else own
+    uids, gids = [(inside[0], outside[0], 1)], [(inside[1], outside[1], 1)]
+    return IdMaps(uids, gids, inside, "caller" if privileged else "inside")
 
 
 def resolve(user, group, cap_add):
@@ -150,15 +195,23 @@ def told(identity):
 
 def change_ids(identity):
     """Set the groups, then all of the gids, then all of the uids: the other way round would be too late."""
-    with call("getgroups"):
-        groups = set(os.getgroups()) - {os.getegid()}
-    if identity.clear_groups and groups:
-        hint = "an ordinary user cannot clear the supplementary groups: run without --user and --group"
-        with call("setgroups", hint):
-            os.setgroups([])
+    if identity.clear_groups:
+        clear_groups(identity)
     if identity.gid is not None:
         with call(f"setresgid {identity.gid}"):
             os.setresgid(identity.gid, identity.gid, identity.gid)
     if identity.uid is not None:
         with call(f"setresuid {identity.uid}"):
             os.setresuid(identity.uid, identity.uid, identity.uid)
+
+
+def clear_groups(identity):
+    """Clear the supplementary groups of IDENTITY, of which an ordinary user may have the own one alone."""
+    if identity.groups is None:
+        identity.note_groups()
+    try:
+        os.setgroups([])
+    except PermissionError as err:
+        if identity.groups:
+            hint = "an ordinary user cannot clear the supplementary groups: run without --user and --group"
+            raise refused("setgroups", EPERM, hint) from err

@@ -178,6 +178,7 @@ def settle_ids(inmate, who):
 
     Groups go now, in the caller's namespace, which may allow it when that one does not.
     """
+    who.note_groups()
     status = inmate.status()
     if who.uid is None:
         who.uid = inmate.inside("uid", int(status["Uid"].split()[1]))
@@ -186,6 +187,7 @@ def settle_ids(inmate, who):
     if kernel.capable(identity.CAP_SETGID):
         with call("setgroups"):
             os.setgroups([])
+        who.groups = set()
 
 
 def lower_limits(text):

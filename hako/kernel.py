@@ -48,6 +48,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "seccomp": (317, 277),
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
+    "getdents64": (217, 61),
 }
 try:
     NUMBER = {name: pair[("x86_64", "aarch64").index(MACHINE)] for name, pair in NUMBERS.items()}
@@ -61,6 +62,7 @@ AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
 CLONE_NEWTIME = 0x80
+CLONE_PARENT = 0x8000
 CLONE_NEWNS = 0x20000
 CLONE_NEWCGROUP = 0x2000000
 CLONE_NEWUTS = 0x4000000
@@ -81,6 +83,7 @@ NAMESPACES = {  # by name in /proc/PID/ns
     "cgroup": CLONE_NEWCGROUP,
     "time": CLONE_NEWTIME,
 }
+INITIAL_USER_NAMESPACE = 0xEFFFFFFD  # its inode number, on every machine
 NS_GET_PARENT = 0xB702
 NS_GET_NSTYPE = 0xB703
 
@@ -154,7 +157,8 @@ def clone3(flags, cgroup=None):
     """
     pidfd = foreign.c_int(-1)
     flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND | (0 if cgroup is None else CLONE_INTO_CGROUP)
-    args = _uint64s(flags, foreign.addressof(pidfd), 0, 0, SIGCHLD, 0, 0, 0, 0, 0, cgroup or 0)
+    end = 0 if flags & CLONE_PARENT else SIGCHLD  # the former: as this process's own
+    args = _uint64s(flags, foreign.addressof(pidfd), 0, 0, end, 0, 0, 0, 0, 0, cgroup or 0)
     pid = _call("clone3", namespace_names(flags), args, foreign.sizeof(args))
     return pid, pidfd.value if pid else -1
 
@@ -213,6 +217,21 @@ def openat2(dirfd, path, flags, resolve, text):
     if fd == -1:
         raise refused(f"openat2 {text}", foreign.get_errno())
     return fd
+
+
+def getdents64(fd):
+    """The next names (bytes) in the directory FD, without "." and ".."; None at its end. See getdents64(2).
+
+    Unlike os.scandir() it holds no descriptor, and another one can go on, by lseek(2) to where this one is.
+    """
+    buffer = foreign.string_buffer(bytes(4096))
+    size = _call("getdents64", "", fd, buffer, foreign.sizeof(buffer))
+    data, names, at = buffer.raw[:size], [], 0
+    while at < size:  # struct linux_dirent64: 64-bit ino and off, 16-bit reclen, 8-bit type, name
+        length = int.from_bytes(data[at + 16 : at + 18], "little")
+        names.append(data[at + 19 : at + length].partition(b"\0")[0])
+        at += length
+    return [name for name in names if name not in (b".", b"..")] if size else None
 
 
 def open_tree(dirfd, path, flags, text):

@@ -9,7 +9,7 @@ import os
 import time
 
 from hako import build, identity, init, kernel, newfile, program, supervise
-from hako.failure import Failure, call
+from hako.failure import FAILED, Failure, call
 
 EPERM, ENOSPC, EUSERS = 1, 28, 87
 
@@ -22,29 +22,122 @@ class Launch:
     pid_file    a newfile.PidFile, or None
     records     a records.Records, or None
     disks       a supervise.Disks, if there are records
+    layers      the overlay.Layers of its root, or None
+    changes     the changes.Listing of what has changed, or None
+    pasta       the pasta.Pasta that does its network, or None
+    sockets     the supervisor's, and the one through which the child sends it descriptors; or None
+    inside      descriptor of its user namespace, received so, or None
     waiting     descriptors that stay open until PROG's exec
     repeats     whether the supervisor ends by the signal that PROG did: it has one itself, which is to see that
     began       seconds since the epoch, and monotonic time
     """
 
-    __slots__ = ("began", "box", "channels", "disks", "ids", "pid_file", "prog", "records", "repeats", "waiting")
+    __slots__ = (
+        *("began", "box", "changes", "channels", "disks", "ids", "inside", "layers", "pasta"),
+        *("pid_file", "prog", "records", "repeats", "sockets", "waiting"),
+    )
 
-    def __init__(self, box, prog, pid_file, records, waiting, repeats):
+    def __init__(self, box, prog, pid_file, records, waiting, repeats, changes):
         self.began = time.time(), time.monotonic()
         self.box, self.prog, self.waiting, self.repeats = box, prog, waiting, repeats
         self.pid_file = newfile.PidFile(pid_file) if pid_file is not None else None
         self.records = records()
         self.disks = None if self.records is None else supervise.Disks()
-        self.ids = identity.id_maps(prog.identity) if build.needs_user_namespace(box) else None
+        prog.identity.note_groups()
+        self.ids = (box.ids or identity.id_maps(prog.identity)) if build.needs_user_namespace(box) else None
         self.channels = supervise.Channels()
+        self.layers = self.changes = self.inside = self.pasta = None
+        if box.network == "pasta":
+            from hako.pasta import Pasta  # here and below: loaded already, while the chain was prepared
+
+            self.pasta = Pasta(box.pasta)
+        listening = changes is not None or self.pasta or (self.ids and self.ids.writer == "newuidmap")
+        self.sockets = kernel.socketpair() if listening else None
+        if box.overlay:
+            self.open_layers(changes)
+
+    def open_layers(self, changes):
+        """Open the layers of the overlay, and the file CHANGES, a path or None."""
+        from hako.overlay import Layers
+
+        self.layers = Layers(self.box, self.ids is not None, build.open_target(self.box.target))
+        if changes is not None:
+            from hako.changes import Listing
+
+            self.changes = Listing(changes, self.layers)
+        self.layers.make_work(self.ids.outside() if self.ids else None)
+
+    def is_held(self):
+        """Whether the child waits until the supervisor has done what it cannot do itself."""
+        return bool(self.pasta or (self.ids and self.ids.writer != "inside"))
+
+    def meet(self, pid, files):
+        """Take what the child PID sends at once, and do for it what it cannot do itself.
+
+        What is to be read for that meanwhile goes to FILES, as Supervisor.wait() has it.
+        """
+        net = None
+        if self.sockets:
+            os.close(self.sockets[1])
+        if self.sockets and self.ids:
+            self.inside = self.receive()
+            net = self.receive() if self.pasta else None
+        if self.ids and self.ids.writer == "caller":
+            build.write_id_maps(pid, self.ids)
+        elif self.ids and self.ids.writer == "newuidmap" and self.inside is not None:  # else it has ended
+            from hako import subids
+
+            subids.write(pid, self.ids)
+        if net is not None:
+            self.pasta.take(self.inside, net, self.ids.inside)
+        if self.pasta and self.pasta.net is not None:
+            self.pasta.start(files, self.release)
+        elif self.is_held():
+            self.release()
+
+    def release(self):
+        """Let the child go on."""
+        os.write(self.channels.alive[1], b"m")
+
+    def send(self, fd, name):
+        """Send the supervisor the descriptor FD as NAME."""
+        kernel.send_descriptor(self.sockets[1], fd, name)
+
+    def send_namespace(self, name):
+        """Send the supervisor this process's namespace NAME."""
+        with call(f"open /proc/self/ns/{name}", "hako needs /proc"):
+            fd = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        self.send(fd, name.encode())
+        os.close(fd)
+
+    def receive(self):
+        """The next descriptor that the child has sent; None if it has ended."""
+        received = kernel.receive_descriptor(self.sockets[0])
+        return None if received is None else received[0]
+
+    def put_away(self, ran):
+        """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN."""
+        if self.pasta:
+            self.pasta.end()
+        if self.pid_file:
+            self.pid_file.remove()
+        if self.layers is None:
+            return
+        if self.inside is not None and self.ids.writer != "caller":
+            # There it may go where PROG has made a directory that nobody may enter.
+            kernel.setns(self.inside, kernel.CLONE_NEWUSER, "user namespace of the sandbox")
+        self.layers.remove_work()
+        if self.changes and ran:
+            if self.box.overlay.upper is None:
+                self.layers.upper = self.receive()
+            self.changes.write()
 
     def finish(self, supervisor, failure, status):
         """Take the pid file away and write the report; return the exit STATUS, another if that fails.
 
         SUPERVISOR is None if there never was one; FAILURE is why PROG did not run, or None.
         """
-        if self.pid_file:
-            self.pid_file.remove()
+        self.put_away(ran=supervisor is not None and failure is None and supervisor.runs())
         if self.records is None:
             return status
         return self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
@@ -60,20 +153,22 @@ class Launch:
             told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
 
 
-def enter(box, prog, pid_file, records, waiting, repeats=False):
+def enter(box, prog, pid_file, records, waiting, repeats=False, changes=None):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
 
-    PID_FILE is a path or None; RECORDS opens the records.Records, and may return
-    None; REPEATS: as in Launch.
+    PID_FILE and CHANGES are paths or None; RECORDS opens the records.Records, and
+    may return None; REPEATS: as in Launch.
     """
     program.check_kept(prog, waiting)  # before anything is opened
-    launch = Launch(box, prog, pid_file, records, waiting, repeats)
+    launch = Launch(box, prog, pid_file, records, waiting, repeats, changes)
     signals = supervise.hold_signals()
     pid, pidfd = new_namespaces(launch)
     if pid:
         wait_outside(launch, supervise.Supervisor(pid, pidfd, launch.channels, signals))
     launch.channels.of_child(waiting)
     enter_user_namespace(launch)
+    # The init too, by which others enter the sandbox.
+    build.join_network(box, launch.pasta.net if launch.pasta else None, prog.say)
     kernel.rename_process("hako-init")
     kernel.join_session_keyring()
     with call("setsid"):
@@ -87,7 +182,10 @@ def enter(box, prog, pid_file, records, waiting, repeats=False):
 
 def new_namespaces(launch):
     """Make the child in the namespaces of LAUNCH's box; return pid and pidfd, 0 and -1 in it."""
+    who = launch.prog.identity
     try:
+        if launch.pasta and not launch.ids:
+            launch.pasta.make_namespaces(os.geteuid() if who.uid is None else who.uid)
         return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
         failure = Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno)
@@ -111,10 +209,8 @@ def wait_outside(launch, supervisor):
     supervise.forget(launch.waiting)
     supervisor.measures = launch.records is not None
     try:
-        if launch.ids and launch.ids.privileged:
-            build.write_id_maps(supervisor.pid, launch.ids)
-            os.write(launch.channels.alive[1], b"m")
         also = {}
+        launch.meet(supervisor.pid, also)
         if launch.disks:
             launch.disks.watch(also)
         status = supervisor.wait(launch.pid_file.show_pid if launch.pid_file else None, also)
@@ -124,6 +220,7 @@ def wait_outside(launch, supervisor):
         raise
     except BaseException:
         supervisor.end()
+        launch.put_away(ran=False)
         raise
     launch.prog.say(f"PROG {supervisor.how}")
     status = launch.finish(supervisor, None, status)
@@ -133,15 +230,20 @@ def wait_outside(launch, supervisor):
 
 
 def enter_user_namespace(launch):
-    """Have the ids of the new user namespace mapped, if there is one."""
+    """Have the ids of the new user namespace mapped, if there is one, and wait for what else is done outside."""
     ids = launch.ids
-    if ids and ids.privileged:
-        os.read(launch.channels.alive[0], 1)
-    elif ids:
+    if ids and ids.writer != "caller":
         show_self()
+    if ids and ids.writer == "inside":
         build.write_id_maps("self", ids)
+    if ids and launch.sockets:
+        launch.send_namespace("user")
+    if ids and launch.pasta:
+        launch.send_namespace("net")
+    if launch.is_held() and not os.read(launch.channels.alive[0], 1):
+        os._exit(FAILED)  # the supervisor has failed, and said why
     if ids:
-        launch.prog.say(f"user namespace: uid and gid {ids.inside} inside are {ids.outside} outside")
+        launch.prog.say(f"user namespace: {ids.told()}")
     kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
 
 
@@ -170,6 +272,8 @@ def become_inmate(launch):
     else:
         with call("setpgid"):
             os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
-    supervise.send_disks(build.enter(launch.box, launch.prog, launch.ids))
-    host_uid = launch.ids.outside[0] if launch.ids else None
+    supervise.send_disks(build.enter(launch.box, launch.prog, launch.ids, launch.layers))
+    if launch.changes and launch.box.overlay.upper is None:
+        launch.send(launch.layers.upper, b"upper")
+    host_uid = launch.ids.host_uid(launch.prog.identity) if launch.ids else None
     program.settle(launch.prog, launch.waiting, host_uid, own_session=True)

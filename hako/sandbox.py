@@ -15,24 +15,37 @@ class Sandbox:
                 parents first, one at a place
     writable    whether the root may be written
     size        bytes that the root holds, without TARGET; None for the kernel's half of the memory
+    overlay     an Overlay to write instead of TARGET, or None
     setup       host program to run before the pivot, or None
-    network     "none", "host" or the path of a network namespace
+    network     "none", "host", "pasta" or the path of a network namespace
+    pasta       further arguments for pasta, a list
     share       names of NAMESPACES that are the host's
     hostname    or None for the host's
     userns      whether to make a user namespace: auto (without CAP_SYS_ADMIN), always, never
+    ids         the identity.IdMaps of it, or None: one user, PROG's
     as_pid_1    whether PROG is PID 1 instead of the init
     """
 
     __slots__ = (
-        *("target", "mounts", "writable", "size", "setup", "network", "share"),
-        *("hostname", "userns", "as_pid_1"),
+        *("target", "mounts", "writable", "size", "overlay", "setup", "network", "pasta", "share"),
+        *("hostname", "userns", "ids", "as_pid_1"),
     )
 
     def __init__(self, **fields):
         self.target, self.writable, self.size, self.setup = None, False, None, None
         self.hostname, self.userns, self.as_pid_1, self.share = None, "auto", False, ()
+        self.overlay, self.pasta, self.ids = None, (), None
         for name, value in fields.items():
             setattr(self, name, value)
+
+
+class Overlay:
+    """Where what is written goes instead of TARGET: the directory UPPER, or None: a tmpfs of at most SIZE bytes."""
+
+    __slots__ = ("size", "upper")
+
+    def __init__(self, upper, size=None):
+        self.upper, self.size = upper, size
 
 
 class Bind:
@@ -122,10 +135,25 @@ def tmpfs(option, spec):
     if len(sizes) > 1:
         raise Failure(f"{option}: not DST or DST:SIZE: {spec!r}")
     check_mount_point(option, dst, spec)
-    size = values.size(option, sizes[0]) if sizes else None
-    if size == 0:
+    return Tmpfs(dst, limited(option, sizes[0], spec) if sizes else None)
+
+
+def overlay(option, text):
+    """The Overlay that TEXT, a directory or "tmpfs[:SIZE]", the value of OPTION, means."""
+    if not text:
+        raise Failure(f"{option}: neither a directory nor tmpfs: {text!r}")
+    word, given, size = text.partition(":")
+    if word != "tmpfs":
+        return Overlay(text)
+    return Overlay(None, limited(option, size, text) if given else None)
+
+
+def limited(option, size, spec):
+    """SIZE, part of SPEC, the value of OPTION, in bytes, more than 0."""
+    count = values.size(option, size)
+    if count == 0:
         raise Failure(f"{option}: a size of 0 would mean no limit: {spec!r}")
-    return Tmpfs(dst, size)
+    return count
 
 
 def check_mount_point(option, dst, spec):

@@ -414,3 +414,25 @@ def test_verbose(who, sandboxes):
     assert all(line.startswith("hako-enter: ") for line in done.stderr.splitlines())
     assert done.stderr.endswith("hako-enter: PROG exited with status 0\n")
     assert "hako-enter: joined " in done.stderr
+
+
+@pytest.mark.root
+def test_a_network_that_was_there_before_is_joined(who, place):
+    """Of a sandbox in the network namespace of a file, the init is in there too: by it others enter."""
+    held = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; read x"], stdin=-1, stdout=subprocess.PIPE)
+    assert held.stdout.readline() == b"\n"
+    expected = os.readlink(f"/proc/{held.pid}/ns/net")
+    argv = who.sandbox(
+        *("/bin/sh", "-c", "echo up; read x"),
+        options=["--proc", f"--network=/proc/{held.pid}/ns/net", f"--pid-file={place}/pid"],
+    )
+    process = who.start(*argv, stdin=subprocess.PIPE)
+    assert process.stdout.readline() == "up\n"
+    end = time.monotonic() + DEADLINE
+    while not (place / "pid").exists():
+        assert time.monotonic() < end
+    pid = (place / "pid").read_text().strip()
+    done = who.run("hako-enter", "--fork", pid, "/bin/busybox", "readlink", "/proc/self/ns/net")
+    process.communicate("\n", timeout=DEADLINE)
+    held.communicate(b"\n", timeout=DEADLINE)
+    assert (done.stdout, done.stderr) == (f"{expected}\n", "")

@@ -9,13 +9,18 @@ Options:
   -m, --mount=SPEC     SRC:DST[:FLAGS], repeatable: show the caller's SRC at DST;
                        FLAGS: a comma list of ro rw norec dev noexec optional
   -W, --writable       the root may be written; else it is read-only
+  --overlay=UPPER      the root may be written, TARGET is not: changes go to the directory UPPER,
+                       or to tmpfs[:SIZE] and are forgotten
+  --changes=FILE       with --overlay, write what was added, changed and deleted to FILE at the end, - for stderr
   --tmpfs=SPEC         DST[:SIZE], repeatable: an empty tmpfs at DST
   --proc               a fresh /proc, what tunes the kernel or tells of the host covered
   --dev                a minimal /dev
   --setup=FILE         host program to run before the pivot, the new root its current directory
-  -N, --network=NET    none, host, or the file of a network namespace [default: none]
+  -N, --network=NET    none, host, the file of a network namespace, or pasta[:ARGS], what pasta does [default: none]
   -H, --hostname=NAME  host name in the sandbox; else the host's
   --userns=MODE        a user namespace: auto (when the caller lacks CAP_SYS_ADMIN), always or never [default: auto]
+  --map=MODE           ids of the user namespace: self, PROG's alone, or subid, the caller's as 0 and behind it
+                       those of /etc/subuid and /etc/subgid [default: self]
   -p, --pid-file=FILE  write the host pid of the sandbox's PID 1 there while PROG runs
   --as-pid-1           PROG itself is PID 1, not a small init
   --report=FILE        write how PROG ended and what it used to FILE, - for stderr
@@ -51,13 +56,15 @@ def prepare(args):
     prog = program.from_args(args, DEFAULT, say)
     box = describe(args)
     core.held = prog.identity.held()
+    check_overlay(box, args["--changes"])
+    box.ids = id_maps(args["--map"], box.userns, prog.identity)
     if not core.moved:
         build.check(box)
         program.environment(prog)
         if args["--pid-file"] is not None:
             newfile.PidFile(args["--pid-file"]).close()
     records = recorder(args["--report"])
-    return lambda: launch.enter(box, prog, args["--pid-file"], records, core.waiting)
+    return lambda: launch.enter(box, prog, args["--pid-file"], records, core.waiting, changes=args["--changes"])
 
 
 def recorder(path):
@@ -76,6 +83,40 @@ def say(line):
     core.say(f"hako-run: {line}")
 
 
+def check_overlay(box, changes):
+    """Load what the overlay of BOX needs; refuse early what it cannot do. CHANGES is the value of --changes."""
+    if box.overlay is None:
+        if changes is not None:
+            raise Failure("--changes: only with --overlay is there anything to list")
+        return
+    from hako import overlay
+
+    if changes is not None:
+        from hako.changes import Listing
+    if core.moved:
+        return
+    layers = overlay.Layers(box, False, build.open_target(box.target))
+    if changes is not None:
+        Listing(changes, layers).close()
+    layers.close()
+
+
+def id_maps(mode, userns, who):
+    """The identity.IdMaps that MODE, the value of --map, means for PROG as WHO; None for the usual ones."""
+    if mode == "self":
+        return None
+    if mode != "subid":
+        raise Failure(f"--map: neither self nor subid: {mode!r}")
+    if userns == "never":
+        raise Failure("--map=subid: needs a user namespace, and --userns=never forbids it")
+    if core.moved:
+        raise Failure("--map=subid: only outside of every sandbox: what it reads is the host's")
+    from hako import subids
+
+    who.clear_groups = True  # which are the caller's: PROG is to have the ids of the map alone
+    return subids.id_maps(who)
+
+
 def describe(args):
     """The Sandbox that ARGS mean."""
     if args["--hostname"] is not None and not 0 < len(os.fsencode(args["--hostname"])) <= 64:
@@ -86,16 +127,32 @@ def describe(args):
         raise Failure("--setup: not a file: ''")
     if not args["--network"]:
         raise Failure("--network: neither none, host nor a file: ''")
+    network, words = pasta(args["--network"])
     return sandbox.Sandbox(
         target=args["TARGET"],
         mounts=mounts(args),
         writable=args["--writable"],
+        overlay=None if args["--overlay"] is None else sandbox.overlay("--overlay", args["--overlay"]),
         setup=args["--setup"],
-        network=args["--network"],
+        network=network,
+        pasta=words,
         hostname=args["--hostname"],
         userns=args["--userns"],
+        ids=None,
         as_pid_1=args["--as-pid-1"] or args["PROG"] is None,
     )
+
+
+def pasta(network):
+    """NETWORK, the value of --network, without arguments for pasta, and those, as a list."""
+    name, _, text = network.partition(":")
+    if name != "pasta":
+        return network, []
+    from hako import outside
+    from hako.pasta import PACKAGE, arguments
+
+    outside.find(name, PACKAGE)
+    return name, arguments(text)
 
 
 def mounts(args):
