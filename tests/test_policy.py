@@ -149,7 +149,7 @@ def tree(text):
         ),
         ('mounts = [{ source = "", destination = "/d", type = "devfs" }]', [("Dev", {"dst": "/d"})]),
         (
-            'mount_new_tmpfs = true\nmounts = [{ target = "/tmp", fstype = "tmpfs", size = 1 }]',
+            'mounts = [{ target = "/tmp", fstype = "tmpfs", size = 1 }]\nmount_new_tmpfs = true',
             [("Tmpfs", {"dst": "/tmp", "size": 1})],
         ),
         ("mount_new_tmpfs = false\nmount_new_devfs = false", []),
@@ -639,6 +639,19 @@ def test_includes(home, place):
     assert (found.env, found.passed) == ({"A": "main", "B": "one"}, {"C": True})
     assert (found.landlock_paths, found.landlock_ports) == ({"/a": "ro"}, None)
     assert plain(found.tree) == [PROC, bind("/main", "/x"), bind("/one", "/y")]
+
+
+def test_what_landlock_allows_adds_up():
+    base = parse('landlock = { ro = ["/a"], bind_tcp = [1] }')
+    for over in (
+        "landlock = { ro = [], net = [] }",
+        'landlock.resources = [{ type = "fs" }, { type = "tcp.bind" }]',
+        "",
+    ):
+        assert plain(policy.merge(base, parse(over))) == plain(base)
+    more = policy.merge(base, parse('landlock = { rx = ["/a"], rw = ["/b"], connect_tcp = [2] }'))
+    assert more.landlock_paths == {"/a": "rx", "/b": "rw"}
+    assert more.landlock_ports == {("bind_tcp", 1): True, ("connect_tcp", 2): True}
 
 
 def test_rules_and_includes_are_looked_for_beside_the_file_that_names_them(place, monkeypatch):

@@ -186,6 +186,7 @@ def test_lines_and_columns():
         ("a = 1\n\n  a = 2", "t:3:3: a is there already"),
         ("[a]\n[b]\n[a]", "t:3:1: a is there already"),
         ("a.b = 1\n[a]", "t:2:1: a is there already"),
+        ("a = {}\na.b = 1", "t:2:1: a is there already"),
         ("a = 1\n[a.b]", "t:2:1: a is no table that can be added to"),
         ("[a", "t:1:3: unexpected end of file, expecting ']'"),
         ("[[a]", "t:1:4: unexpected ']', expecting ']]'"),
