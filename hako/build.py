@@ -331,7 +331,7 @@ class Builder:
         """A descriptor of the directory of DST, which lies in a fresh mount and is made if need be, and the name."""
         steps = sandbox.steps(dst)
         root = max((known for known in self.fresh if known == steps[: len(known)]), key=len)
-        return self.make(self.fresh[root], steps[len(root) : -1], True, dst), steps[-1]
+        return self.make(self.fresh[root], steps[len(root) : -1], True, dst, within(root)), steps[-1]
 
     def give(self, parent, name):
         """Give the new file NAME in the directory PARENT to PROG."""
@@ -461,9 +461,9 @@ class Builder:
 
     def mount_point(self, dst, directory):
         """A descriptor of DST in the new root; below a fresh mount it is made, elsewhere it must be there."""
-        within = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
+        links = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
         try:
-            return kernel.openat2(self.root, dst, os.O_PATH, within, show(dst))
+            return kernel.openat2(self.root, dst, os.O_PATH, links, show(dst))
         except Failure as err:
             steps = sandbox.steps(dst)
             above = [known for known in self.fresh if known == steps[: len(known)]]
@@ -471,10 +471,7 @@ class Builder:
                 hint = "nothing is made in TARGET: make it there first" if err.errno == ENOENT else ""
                 raise refused(f"mount point {show(dst)}", err.errno, hint) from err
         root = max(above, key=len)
-        within = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
-        if not root:  # an overlay: it has the links of TARGET
-            within = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
-        return self.make(self.fresh[root], steps[len(root) :], directory, dst, within | kernel.RESOLVE_NO_XDEV)
+        return self.make(self.fresh[root], steps[len(root) :], directory, dst, within(root))
 
     def make(self, fd, names, directory, dst, within):
         """Make the path NAMES below FD, in that mount only, WITHIN (RESOLVE_*) it; return a descriptor of the last."""
@@ -523,6 +520,14 @@ class Builder:
         with call("chdir /"):
             os.chdir("/")
         os.close(old)
+
+
+def within(root):
+    """How to find names below ROOT, the steps to a fresh mount: in that mount alone, through links only in the root."""
+    links = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS
+    if not root:  # an overlay: it has those of TARGET
+        links = kernel.RESOLVE_IN_ROOT | kernel.RESOLVE_NO_MAGICLINKS
+    return links | kernel.RESOLVE_NO_XDEV
 
 
 def absolute(path):

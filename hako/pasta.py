@@ -127,7 +127,7 @@ class Pasta:
         if not made:
             raise Failure(os.fsdecode(pid))
         self.pid = int(pid)
-        files[self.ready[0]] = lambda: self.hear(files, when_up)
+        files[self.ready[0]] = select.POLLIN, lambda: self.hear(files, when_up)
 
     def hear(self, files, when_up):
         """Read what hako-pasta tells, to its end: why it failed, or "up"."""

@@ -311,7 +311,6 @@ def test_a_mount_point_swapped_meanwhile(who, place):
             "--network: neither none, host, pasta[:ARGS] nor a file with a slash: 'nowhere'",
         ),
         (["--network=/usr", "kiss"], "--network: /usr is not a network namespace"),
-        (["network"], "network: pasta is not supported here [--network=none or --network=host]"),
         (["--seccomp=nonsense", "kiss"], "--seccomp: neither a built-in profile nor a file: 'nonsense'"),
         (["--env=NOT_SET_HERE", "kiss"], "--env: not set here: 'NOT_SET_HERE'"),
         (["--report=/no/such/file", "kiss"], "open /no/such: No such file or directory"),

@@ -87,8 +87,8 @@ PLAN = {
     "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
     "commands/policy": BASE
-    | {"build", "cgroup", "core", "identity", "kernel", "landlock", "launch", "limit", "limits", "output", "policy"}
-    | {"policy_options", "program", "records", "rlimits", "sandbox", "start"},
+    | {"build", "cgroup", "core", "identity", "kernel", "landlock", "launch", "limit", "limits", "output"}
+    | {"outside", "pasta", "policy", "policy_options", "program", "records", "rlimits", "sandbox", "start"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))

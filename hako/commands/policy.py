@@ -149,12 +149,16 @@ def who(wanted):
 def describe(wanted):
     """The Sandbox of the policy WANTED."""
     if wanted.network == "pasta":
-        raise Failure("network: pasta is not supported here [--network=none or --network=host]")
+        from hako import outside
+        from hako.pasta import PACKAGE
+
+        outside.find("pasta", PACKAGE)
     return sandbox.Sandbox(
         mounts=wanted.tree,
         writable=wanted.writable,
         size=wanted.size,
         network=wanted.network,
+        pasta=list(wanted.network_options),
         share=tuple(wanted.share),
         hostname=wanted.hostname,
     )
