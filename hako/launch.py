@@ -22,16 +22,21 @@ class Launch:
     pid_file    a newfile.PidFile, or None
     records     a records.Records, or None
     disks       a supervise.Disks, if there are records
+    terminal    a terminal.Terminal, if PROG gets one of its own, or None
     waiting     descriptors that stay open until PROG's exec
     began       seconds since the epoch, and monotonic time
     """
 
-    __slots__ = ("began", "box", "channels", "disks", "ids", "pid_file", "prog", "records", "waiting")
+    __slots__ = (
+        *("began", "box", "channels", "disks", "ids"),
+        *("pid_file", "prog", "records", "terminal", "waiting"),
+    )
 
-    def __init__(self, box, prog, pid_file, records, waiting):
+    def __init__(self, box, prog, pid_file, records, waiting, terminal):
         self.began = time.time(), time.monotonic()
         self.box, self.prog, self.waiting = box, prog, waiting
         self.pid_file = newfile.PidFile(pid_file) if pid_file is not None else None
+        self.terminal = terminal()
         self.records = records()
         self.disks = None if self.records is None else supervise.Disks()
         self.ids = identity.id_maps(prog.identity) if build.needs_user_namespace(box) else None
@@ -59,17 +64,18 @@ class Launch:
             told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
 
 
-def enter(box, prog, pid_file, records, waiting):
+def enter(box, prog, pid_file, records, waiting, terminal=lambda: None):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
 
-    PID_FILE is a path or None; RECORDS opens the records.Records, and may return None.
+    PID_FILE is a path or None; RECORDS opens the records.Records, TERMINAL the
+    terminal.Terminal; both may return None.
     """
     program.check_kept(prog, waiting)  # before anything is opened
-    launch = Launch(box, prog, pid_file, records, waiting)
+    launch = Launch(box, prog, pid_file, records, waiting, terminal)
     signals = supervise.hold_signals()
     pid, pidfd = new_namespaces(launch)
     if pid:
-        wait_outside(launch, supervise.Supervisor(pid, pidfd, launch.channels, signals))
+        wait_outside(launch, new_supervisor(launch, pid, pidfd, launch.channels, signals))
     launch.channels.of_child(waiting)
     enter_user_namespace(launch)
     kernel.rename_process("hako-init")
@@ -91,6 +97,13 @@ def new_namespaces(launch):
         failure = Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno)
         launch.finish(None, failure, failure.status)
         raise failure from err
+
+
+def new_supervisor(launch, *parent):
+    """The supervisor of LAUNCH, made of PARENT, the arguments of supervise.Supervisor."""
+    if launch.terminal is None:
+        return supervise.Supervisor(*parent)
+    return launch.terminal.supervisor(*parent)
 
 
 def why_not(errno, user_namespace):
@@ -160,6 +173,7 @@ def become_inmate(launch):
     if launch.box.as_pid_1:
         with call("readlink /proc/self", "hako needs /proc"):
             os.write(launch.channels.started[1], os.readlink("/proc/self").encode())
+    if launch.box.as_pid_1 or launch.terminal is not None:  # who leads a session may have a terminal
         with call("setsid"):
             os.setsid()
     else:
@@ -167,4 +181,8 @@ def become_inmate(launch):
             os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
     supervise.send_disks(build.enter(launch.box, launch.prog, launch.ids))
     host_uid = launch.ids.outside[0] if launch.ids else None
-    program.settle(launch.prog, launch.waiting, host_uid, own_session=True)
+    own_terminal = ()
+    if launch.terminal is not None:
+        launch.terminal.give(launch.box, launch.prog.identity)
+        own_terminal = launch.terminal.places
+    program.settle(launch.prog, launch.waiting, host_uid, own_session=True, own_terminal=own_terminal)
