@@ -9,7 +9,7 @@ import os
 import select
 import termios
 
-from hako import kernel, sandbox, supervise
+from hako import kernel, program, sandbox, supervise
 from hako.failure import Failure, call, refused
 
 PIECE = 1 << 16
@@ -27,9 +27,12 @@ def prepare():
     """Refuse a stdin that is not a terminal; return what opens the Terminal."""
     if not os.isatty(0):
         raise Failure("--tty: stdin is not a terminal")
-    saved = attributes(0)
-    supervise.at_end.append(lambda: put_back_from_outside(saved))
-    return lambda: Terminal(saved)
+    if supervise.at_end:  # an earlier link gives us its pty for stdin
+        return lambda: Terminal().connect()
+    terminal = Terminal()  # now: inside an outer sandbox the caller's terminal may not be ours to open
+    program.needed += [terminal.keyboard, terminal.screen]
+    supervise.at_end.append(lambda: put_back(terminal.keyboard, terminal.saved))
+    return terminal.connect
 
 
 def attributes(fd):
@@ -66,15 +69,6 @@ def put_back(fd, saved):
             termios.tcsetattr(fd, termios.TCSANOW, saved)
     except termios.error:
         pass
-
-
-def put_back_from_outside(saved):
-    """The same for who waits for a hako-run that was killed: by the ways to the terminal that it has."""
-    try:
-        fd = os.open("/dev/tty", os.O_RDWR | OWN)
-    except OSError:
-        fd = 2
-    put_back(fd, saved)
 
 
 def open_own(fd, flags):
@@ -117,13 +111,18 @@ class Terminal:
         *("master", "held", "typed", "shown", "files", "gone"),
     )
 
-    def __init__(self, saved):
-        self.saved, self.master, self.held, self.gone = saved, None, None, False
-        self.places = [fd for fd in (0, 1, 2) if os.isatty(fd)]
+    def __init__(self):
+        self.saved, self.master, self.held, self.gone = attributes(0), None, None, False
         self.keyboard = open_own(0, os.O_RDONLY)
-        self.screen = open_own(([fd for fd in self.places if fd] or [0])[0], os.O_WRONLY)
-        self.receiver, self.sender = kernel.socketpair()
+        self.screen = open_own(([fd for fd in (1, 2) if os.isatty(fd)] or [0])[0], os.O_WRONLY)
+        self.places, self.receiver, self.sender = None, None, None
         self.typed, self.shown, self.files = b"", b"", {}
+
+    def connect(self):
+        """Open the way out of the sandbox, and look which places are the terminal's now; return this Terminal."""
+        self.places = [fd for fd in (0, 1, 2) if os.isatty(fd)]
+        self.receiver, self.sender = kernel.socketpair()
+        return self
 
     def supervisor(self, *parent):
         """The supervisor that passes on, made of PARENT, the arguments of supervise.Supervisor."""
@@ -146,8 +145,9 @@ class Terminal:
         for fd in self.places:
             os.dup2(end, fd)
         kernel.send_descriptor(self.sender, master, b"m")
-        for fd in (end, master, self.sender):
+        for fd in (end, master, self.keyboard, self.screen, self.receiver, self.sender):
             os.close(fd)
+        program.needed[:] = [fd for fd in program.needed if fd not in (self.keyboard, self.screen)]
 
     def watch(self, files):
         """Register with FILES, as Supervisor.wait() has them, what there is to pass on."""

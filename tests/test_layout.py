@@ -41,7 +41,7 @@ PLAN = {
     "supervise": BASE | {"kernel"},
     "init": BASE | {"identity", "kernel", "supervise"},
     "launch": BASE | {"build", "identity", "init", "kernel", "newfile", "program", "supervise"},
-    "terminal": BASE | {"kernel", "sandbox", "supervise"},
+    "terminal": BASE | {"kernel", "program", "sandbox", "supervise"},
     "join": BASE | {"cgroup", "identity", "kernel"},
     "prototypes": set(),
     "syscalls": {"bpf", "kernel"},
