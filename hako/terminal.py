@@ -12,7 +12,7 @@ import termios
 from hako import kernel, program, sandbox, supervise
 from hako.failure import Failure, call, refused
 
-PIECE = 1 << 16
+PIECE, HELD = 1 << 16, 1 << 17  # bytes; the second is more than a pty can hold
 PTMX = (5, 2)  # major, minor
 OWN = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # As cfmakeraw(3), but for the output, which is a case of its own.
@@ -131,9 +131,10 @@ class Terminal:
     def give(self, box, who):
         """Make PROG's terminal and put it in the places of the caller's; this process leads a session without one.
 
-        BOX is the sandbox.Sandbox that this process is in, WHO the identity of PROG.
+        BOX is the sandbox.Sandbox that this process is in, None if others are in it
+        already; WHO is the identity of PROG.
         """
-        master = open_master(box)
+        master = open_master(box, who)
         with call("ioctl TIOCSPTLCK"):
             fcntl.ioctl(master, kernel.TIOCSPTLCK, bytes(4))
         self.resize(master)
@@ -266,30 +267,41 @@ class Terminal:
     def drain(self, hurried, signal_fd):
         """Pass on what is left when PROG has ended: all of it, or what is taken at once if HURRIED.
 
-        Return the number of a signal that came by SIGNAL_FD and ends this, or None.
+        What PROG has left behind in a sandbox that goes on may write for ever: no
+        more than a pty can hold. Return the number of a signal that came by
+        SIGNAL_FD and ends this, or None.
         """
         if self.receiver in self.files:
             self.receive()
         poll = select.poll()
         poll.register(self.screen, select.POLLOUT)
         poll.register(signal_fd, select.POLLIN)
-        while self.master is not None and not self.gone and (self.shown or self.fetch()):
-            if self.show():
-                continue
-            ready = [fd for fd, _ in poll.poll(0 if hurried else None)]
-            if signal_fd in ready and (number := kernel.read_signal(signal_fd)[0]) in supervise.ENDING:
-                return number
-            if not ready:
-                break
+        left = 0 if self.master is None else HELD
+        while not self.gone:
+            if not self.shown:
+                if left <= 0 or not self.fetch():
+                    break
+                left -= len(self.shown)
+            if not self.show():
+                ready = [fd for fd, _ in poll.poll(0 if hurried else None)]
+                if signal_fd in ready and (number := kernel.read_signal(signal_fd)[0]) in supervise.ENDING:
+                    return number
+                if not ready:
+                    break
         return None
 
 
-def open_master(box):
-    """The master of a new pty: in the /dev/pts of the Sandbox BOX, where it has a name, or in one that nobody sees."""
+def open_master(box, who):
+    """The master of a new pty: in the /dev/pts of the Sandbox BOX, where it has a name, or in one that nobody sees.
+
+    It is for WHO, an identity.Identity. BOX is None if others are in the sandbox already.
+    """
     flags = os.O_RDWR | OWN
-    devices = [mount.dst for mount in box.mounts if isinstance(mount, sandbox.Dev)]
+    devices = [] if box is None else [mount.dst for mount in box.mounts if isinstance(mount, sandbox.Dev)]
     if not devices:
         options = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
+        # Our own ids may be none in the user namespace that was joined.
+        options.update({key: number for key, number in (("uid", who.uid), ("gid", who.gid)) if number is not None})
         pts = kernel.fsmount("devpts", options, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC, "for --tty")
         with call("open ptmx"):
             return os.open("ptmx", flags, dir_fd=pts)

@@ -55,7 +55,7 @@ PLAN = {
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE | {"build", "core", "launch", "newfile", "program", "records", "sandbox", "terminal"},
-    "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "values"},
+    "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "terminal", "values"},
     "commands/rlimit_exec": BASE | {"values"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
 }

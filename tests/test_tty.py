@@ -7,6 +7,7 @@ import os
 import pty
 import random
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -266,16 +267,22 @@ def test_large_output_is_whole(who, most):
     assert caller.end(most) == (0, "".join(f"{i}\r\n" for i in range(1, count + 1)))
 
 
-def test_output_that_nobody_reads_until_prog_has_ended(who, mark):
-    """What the terminals hold by then is more than one of them can."""
-    text = "x" * 99 + "\n"
-    code = f"import os; os.set_blocking(1, False)\ntry:\n    while True: os.write(1, b{text!r})\nexcept OSError: pass"
-    caller = sandbox(who, "/usr/bin/python3", "-I", "-c", f"{code}; {mark} = 1", options=SYSTEM)
-    assert select.select([caller.master], [], [], DEADLINE)[0]
-    assert gone(f"{mark} = 1", DEADLINE) or True
+def test_output_that_nobody_reads_until_prog_has_ended(who, mark, place):
+    """All that both terminals can hold is there still."""
+    code = (
+        "import os; os.set_blocking(1, False); count = 0\n"
+        "try:\n    while True: count += os.write(1, b'x' * 99 + b'\\n')\n"
+        "except BlockingIOError: open('/file', 'w').write(str(count))"
+    )
+    (place / "count").touch()
+    (place / "count").chmod(0o666)
+    options = [*SYSTEM, f"-m{place}/count:/file"]
+    caller = sandbox(who, "/usr/bin/python3", "-I", "-c", code, mark, options=options)
+    wait_until((place / "count").read_text)
+    wait_until(lambda: len(alive(mark)) == 1)  # hako-run
     status, seen = caller.end()
     assert status == 0
-    assert set(seen.split("\r\n")[:-1]) == {"x" * 99}
+    assert seen.count("x") + seen.count("\n") == int((place / "count").read_text())
 
 
 @pytest.mark.parametrize(
@@ -466,3 +473,85 @@ def test_nothing_is_left(who, mark):
     caller.see("up\r\n")
     assert caller.end()[0] == 0
     assert not alive(mark)
+
+
+def test_in_the_background_of_a_shell(who):
+    """It is stopped, as whoever wants the terminal there is; fg goes on with it, and TSTP gives the terminal back."""
+    argv = who.sandbox("/bin/sh", "-c", "echo up; read x; echo $((x + 1)); read x", options=["--tty"])
+    caller = Caller(who, "env", "PS1=ready>", *SHELL)
+    caller.see("ready>")
+    shell = termios.tcgetattr(caller.master)
+    caller.type(f"{shlex.join(map(str, argv))} &\n")
+    caller.see("ready>")
+    caller.type("wait $!; jobs -l\n")
+    pid = int(caller.see("Stopped (tty output)").split()[-1])
+    caller.see("ready>")
+    caller.type("fg\n")
+    caller.see("up\r\n")
+    wait_until(caller.is_raw)
+    caller.type("41\n")
+    caller.see("42\r\n")
+    os.kill(pid, signal.SIGTSTP)
+    caller.see("ready>")
+    assert termios.tcgetattr(caller.master) == shell
+    caller.type("bg; wait $!; jobs -l\n")
+    caller.see("Stopped (tty output)")
+    caller.see("ready>")
+    caller.type("fg\n\n")
+    caller.see("ready>")
+    caller.type("exit\n")
+    caller.see("exit\r\n")
+    os.close(caller.master)
+    os.waitpid(caller.pid, 0)
+
+
+@pytest.fixture
+def inmate(who, place):
+    """The pid of the init of a sandbox in which somebody waits."""
+    options = [f"-p{place}/pid", *SYSTEM, *DEV]
+    process = who.start(*who.sandbox("/bin/busybox", "sleep", "300", options=options))
+    wait_until((place / "pid").exists)
+    yield (place / "pid").read_text().strip()
+    process.terminate()
+    process.communicate(timeout=DEADLINE)
+
+
+def test_what_enters_has_a_terminal_too(who, inmate):
+    argv = ["hako-enter", "--fork", "--tty", "--env=PS1=ready>", "--env=PATH=/usr/bin:/bin", inmate]
+    caller = Caller(who, *argv, *SHELL)
+    assert "job control" not in caller.see("ready>")
+    assert caller.is_raw()
+    caller.type("(echo started; exec sleep 300)\n")
+    caller.see("started\r\n")
+    caller.type("\x1a")
+    caller.see("Stopped")
+    caller.type("fg\n")
+    caller.see("exec sleep 300 )\r\n")
+    caller.see("exec sleep 300 )\r\n")
+    caller.type("\x03")
+    caller.see("ready>")
+    caller.type("ls /dev/pts; stty size; exit 7\n")
+    status, seen = caller.end()
+    assert (status, seen.split("\r\n")[1:3]) == (7, ["ptmx", "33 77"])
+
+
+def test_what_was_left_behind_does_not_hold_it_up(who, inmate):
+    """It may write for ever; nobody reads that."""
+    code = "trap '' HUP; while echo more; do :; done & echo up; read x"
+    caller = Caller(who, "hako-enter", "-f", "--tty", inmate, "/bin/sh", "-c", code)
+    caller.see("up\r\n")
+    caller.type("\n")
+    assert caller.end()[0] == 0
+
+
+def test_without_fork_nobody_would_pass_on(who, inmate):
+    done = who.run("hako-enter", "--tty", inmate, "/bin/sh")
+    assert (done.returncode, done.stderr) == (
+        125,
+        "hako-enter: --tty: needs --fork: somebody has to pass on what is typed\n",
+    )
+
+
+def test_entering_without_a_terminal(who, inmate):
+    done = who.run("hako-enter", "--fork", "--tty", inmate, "/bin/sh")
+    assert (done.returncode, done.stderr) == (125, "hako-enter: --tty: stdin is not a terminal\n")
