@@ -14,6 +14,7 @@ from hako.failure import Failure, call, refused
 
 PIECE, HELD = 1 << 16, 1 << 17  # bytes; the second is more than a pty can hold
 PTMX = (5, 2)  # major, minor
+EIO = 5
 OWN = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 # As cfmakeraw(3), but for the output, which is a case of its own.
 INPUT_MODES = (
@@ -54,12 +55,18 @@ def raw(saved, output):
     return made
 
 
-def is_background(fd):
-    """Whether FD is our controlling terminal, and others are in its foreground."""
+def is_controlling(fd):
+    """Whether the terminal FD is our controlling terminal."""
     try:
-        return os.tcgetpgrp(fd) != os.getpgrp()
+        os.tcgetpgrp(fd)
     except OSError:
         return False
+    return True
+
+
+def is_background(fd):
+    """Whether FD is our controlling terminal, and others are in its foreground."""
+    return is_controlling(fd) and os.tcgetpgrp(fd) != os.getpgrp()
 
 
 def put_back(fd, saved):
@@ -67,7 +74,7 @@ def put_back(fd, saved):
     try:
         if not is_background(fd):
             termios.tcsetattr(fd, termios.TCSANOW, saved)
-    except termios.error:
+    except (termios.error, OSError):
         pass
 
 
@@ -76,20 +83,14 @@ def open_own(fd, flags):
 
     /dev/tty is for the terminal of another user, as behind su(1).
     """
-    places = [f"/proc/self/fd/{fd}"]
+    place = f"/proc/self/fd/{fd}"
     try:
-        os.tcgetpgrp(fd)
-        places.append("/dev/tty")  # for it is our controlling terminal
+        return os.open(place, flags | OWN)
     except OSError:
-        pass
-    for place in places:
-        with call(f"--tty: open {place}"):
-            try:
-                return os.open(place, flags | OWN)
-            except OSError:
-                if place is places[-1]:
-                    raise
-    return None
+        if is_controlling(fd):
+            place = "/dev/tty"
+    with call(f"--tty: open {place}"):
+        return os.open(place, flags | OWN)
 
 
 class Terminal:
@@ -220,10 +221,10 @@ class Terminal:
         except OSError:
             self.hang_up()
             return
-        if self.typed:
-            self.pass_in()
-        else:
+        if not self.typed:
             self.look_for_hang_up()
+            return
+        self.pass_in()
         self.look()
 
     def look_for_hang_up(self):
@@ -263,6 +264,7 @@ class Terminal:
     def hang_up(self):
         """Be done: the caller's terminal is gone."""
         self.gone, self.shown, self.typed = True, b"", b""
+        self.look()
 
     def drain(self, hurried, signal_fd):
         """Pass on what is left when PROG has ended: all of it, or what is taken at once if HURRIED.
@@ -351,9 +353,18 @@ class Supervisor(supervise.Supervisor):
 
     def pass_on(self, number):
         """Do what signal NUMBER asks for; the size goes through the terminal."""
+        try:
+            self.pass_on_with_terminal(number)
+        except Failure as err:
+            if err.errno != EIO:
+                raise
+            self.terminal.hang_up()  # SIGCONT comes to who was stopped when the shell has gone
+
+    def pass_on_with_terminal(self, number):
+        """The same, where the terminal may be gone: EIO."""
         terminal = self.terminal
         if number == kernel.SIGWINCH:
-            if terminal.master is not None and not terminal.gone:
+            if terminal.master is not None:
                 terminal.resize(terminal.master)
             return
         if number == kernel.SIGTSTP:
