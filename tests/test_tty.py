@@ -138,6 +138,18 @@ def test_stty_size_and_tty(who):
     assert caller.end() == (0, "33 77\r\n/dev/pts/0\r\nx\r\n")
 
 
+def test_the_modes_are_the_callers(who):
+    caller = Caller(
+        who,
+        "sh",
+        "-c",
+        'stty erase @; "$@"; stty erase ^?',
+        "sh",
+        *who.sandbox("/bin/busybox", "stty", "-a", options=["--tty"]),
+    )
+    assert "erase = @" in caller.end()[1]
+
+
 @pytest.mark.parametrize("options", [(), ("--as-pid-1",), ("--user=65534",)], ids=["init", "as-pid-1", "user"])
 def test_job_control(who, options):
     caller = sandbox(who, *SHELL, options=[*BASH, *options])
@@ -346,6 +358,9 @@ def test_a_terminal_that_is_hung_up_ends_the_sandbox(who, ignored, mark):
     caller = Caller(who, *argv, ignored=ignored)
     caller.see("up\r\n")
     os.close(caller.master)
+    pidfd = os.pidfd_open(caller.pid)
+    assert select.select([pidfd], [], [], DEADLINE)[0]
+    os.close(pidfd)
     assert os.waitstatus_to_exitcode(os.waitpid(caller.pid, 0)[1]) == 129
     assert gone(mark, 2)
 
