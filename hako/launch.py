@@ -27,6 +27,7 @@ class Launch:
     pasta       the pasta.Pasta that does its network, or None
     sockets     the supervisor's, and the one through which the child sends it descriptors; or None
     inside      descriptor of its user namespace, received so, or None
+    terminal    a terminal.Terminal, if PROG gets one of its own, or None
     waiting     descriptors that stay open until PROG's exec
     repeats     whether the supervisor ends by the signal that PROG did: it has one itself, which is to see that
     began       seconds since the epoch, and monotonic time
@@ -34,13 +35,15 @@ class Launch:
 
     __slots__ = (
         *("began", "box", "changes", "channels", "disks", "ids", "inside", "layers", "pasta"),
-        *("pid_file", "prog", "records", "repeats", "sockets", "waiting"),
+        *("pid_file", "prog", "records", "repeats", "sockets", "terminal", "waiting"),
     )
 
-    def __init__(self, box, prog, pid_file, records, waiting, repeats, changes):
+    def __init__(self, box, prog, files, records, waiting, repeats, terminal):
+        pid_file, changes = files
         self.began = time.time(), time.monotonic()
         self.box, self.prog, self.waiting, self.repeats = box, prog, waiting, repeats
         self.pid_file = newfile.PidFile(pid_file) if pid_file is not None else None
+        self.terminal = terminal()
         self.records = records()
         self.disks = None if self.records is None else supervise.Disks()
         prog.identity.note_groups()
@@ -153,18 +156,19 @@ class Launch:
             told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
 
 
-def enter(box, prog, pid_file, records, waiting, repeats=False, changes=None):
+def enter(box, prog, files, records, waiting, repeats=False, terminal=lambda: None):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
 
-    PID_FILE and CHANGES are paths or None; RECORDS opens the records.Records, and
-    may return None; REPEATS: as in Launch.
+    FILES are the paths of --pid-file and --changes, or None each; RECORDS opens
+    the records.Records, TERMINAL the terminal.Terminal, and both may return
+    None; REPEATS: as in Launch.
     """
     program.check_kept(prog, waiting)  # before anything is opened
-    launch = Launch(box, prog, pid_file, records, waiting, repeats, changes)
+    launch = Launch(box, prog, files, records, waiting, repeats, terminal)
     signals = supervise.hold_signals()
     pid, pidfd = new_namespaces(launch)
     if pid:
-        wait_outside(launch, supervise.Supervisor(pid, pidfd, launch.channels, signals))
+        wait_outside(launch, new_supervisor(launch, pid, pidfd, launch.channels, signals))
     launch.channels.of_child(waiting)
     enter_user_namespace(launch)
     # The init too, by which others enter the sandbox.
@@ -191,6 +195,13 @@ def new_namespaces(launch):
         failure = Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno)
         launch.finish(None, failure, failure.status)
         raise failure from err
+
+
+def new_supervisor(launch, *parent):
+    """The supervisor of LAUNCH, made of PARENT, the arguments of supervise.Supervisor."""
+    if launch.terminal is None:
+        return supervise.Supervisor(*parent)
+    return launch.terminal.supervisor(*parent)
 
 
 def why_not(errno, user_namespace):
@@ -267,6 +278,7 @@ def become_inmate(launch):
     if launch.box.as_pid_1:
         with call("readlink /proc/self", "hako needs /proc"):
             os.write(launch.channels.started[1], os.readlink("/proc/self").encode())
+    if launch.box.as_pid_1 or launch.terminal is not None:  # who leads a session may have a terminal
         with call("setsid"):
             os.setsid()
     else:
@@ -276,4 +288,8 @@ def become_inmate(launch):
     if launch.changes and launch.box.overlay.upper is None:
         launch.send(launch.layers.upper, b"upper")
     host_uid = launch.ids.host_uid(launch.prog.identity) if launch.ids else None
-    program.settle(launch.prog, launch.waiting, host_uid, own_session=True)
+    own_terminal = ()
+    if launch.terminal is not None:
+        launch.terminal.give(launch.box, launch.prog.identity)
+        own_terminal = launch.terminal.places
+    program.settle(launch.prog, launch.waiting, host_uid, own_session=True, own_terminal=own_terminal)

@@ -177,6 +177,8 @@ class Limiter(supervise.Supervisor):
             status, failure = err.status, str(err)
         if self.sampler is not None:
             self.sampler.close()
+        for put_right in supervise.at_end:  # a limit kills hako-run too
+            put_right()
         if self.ended_by:
             self.cause = None
         if line := failure or (self.cause and f"{self.cause}: {self.reason}"):

@@ -91,11 +91,12 @@ def environment(program):
     return env
 
 
-def settle(program, waiting, host_uid, own_session):
+def settle(program, waiting, host_uid, own_session, own_terminal=()):
     """Make this process what PROG is to find, but for the exec; it is in the sandbox already.
 
     WAITING are descriptors to leave to exec. HOST_UID is PROG's uid as the host
-    sees it, None inside a user namespace of ours without a uid there. The order:
+    sees it, None inside a user namespace of ours without a uid there. At the
+    descriptors OWN_TERMINAL is a terminal that is not the caller's. The order:
     descriptors first, for with them nothing of the host is left; ids while there
     are capabilities to do it; the current directory by PROG's own rights; the
     filters when no_new_privs is set and there is nothing else to do.
@@ -109,7 +110,8 @@ def settle(program, waiting, host_uid, own_session):
     with call(f"chdir {show(program.chdir)}"):
         os.chdir(program.chdir)
     guard.protect_interpreter(*host_rights(host_uid))
-    guard.protect_terminal([0, 1, 2, *program.keep_fds], own_session)
+    callers = [fd for fd in (0, 1, 2, *program.keep_fds) if fd not in own_terminal]
+    guard.protect_terminal(callers, own_session)
     program.say(f"dropped: {identity.told(program.identity)}; no_new_privs")
     if program.name is not None:
         program.say(f"execute: {program.name}")

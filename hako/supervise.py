@@ -14,6 +14,9 @@ EPERM, ESRCH = 1, 3
 # Sockets to supervisors, all close-on-exec, that want to have the file systems of limited size.
 disks = []
 
+# Called by a supervisor when all is over: what another of the chain does, unless it was killed.
+at_end = []
+
 
 class Channels:
     """What the processes tell each other, all close-on-exec.

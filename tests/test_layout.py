@@ -60,6 +60,7 @@ PLAN = {
         "subids",
         "supervise",
     },
+    "terminal": BASE | {"kernel", "program", "sandbox", "supervise"},
     "join": BASE | {"cgroup", "identity", "kernel"},
     "prototypes": set(),
     "syscalls": {"bpf", "kernel"},
@@ -82,8 +83,8 @@ PLAN = {
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE
     | {"build", "changes", "core", "launch", "newfile", "outside", "overlay", "pasta", "program", "records"}
-    | {"sandbox", "subids"},
-    "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "values"},
+    | {"sandbox", "subids", "terminal"},
+    "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "terminal", "values"},
     "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
     "commands/policy": BASE

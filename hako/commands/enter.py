@@ -6,6 +6,7 @@ Usage:
 
 Options:
   -f, --fork           PROG is a child in the pid namespace, and is waited for
+  --tty                with --fork: PROG gets a terminal of its own, with job control, in the place of the caller's
   --no-cgroup          stay in the caller's cgroups
   -e, --env=SPEC       NAME=VALUE, or NAME for the caller's value, repeatable; else the environment is empty
   -u, --user=USER      run PROG as USER, a name or number of the host; else as PID runs
@@ -31,7 +32,7 @@ See setns(2), hako-run(1), hako-chain(7).
 import os
 
 from hako import core, join, kernel, program, supervise, values
-from hako.failure import call
+from hako.failure import Failure, call
 
 DEFAULT = ["/bin/sh"]
 MOVES = True
@@ -42,15 +43,29 @@ def prepare(args):
     prog = program.from_args(args, DEFAULT, lambda line: core.say(f"hako-enter: {line}"))
     core.held = prog.identity.held()
     pid = values.whole("PID", args["PID"], 2**31 - 1)
+    if args["--tty"] and not args["--fork"]:
+        raise Failure("--tty: needs --fork: somebody has to pass on what is typed")
+    own_terminal = prepare_terminal() if args["--tty"] else lambda: None
     if not core.moved:
         program.environment(prog)
         join.Inmate(pid).close()
-    return lambda: enter(pid, prog, args["--fork"], not args["--no-cgroup"])
+    return lambda: enter(pid, prog, args["--fork"], not args["--no-cgroup"], own_terminal)
 
 
-def enter(pid, prog, fork, with_cgroup):
-    """Return inside the sandbox of process PID; with FORK, in a child that the parent waits for."""
+def prepare_terminal():
+    """What opens the terminal that PROG gets."""
+    from hako import terminal
+
+    return terminal.prepare()
+
+
+def enter(pid, prog, fork, with_cgroup, own_terminal):
+    """Return inside the sandbox of process PID; with FORK, in a child that the parent waits for.
+
+    OWN_TERMINAL opens the terminal.Terminal of that child, and may return None.
+    """
     program.check_kept(prog, core.waiting)
+    terminal = own_terminal()
     inmate = join.Inmate(pid)
     signals = supervise.hold_signals() if fork else None
     channels = supervise.Channels() if fork else None
@@ -63,11 +78,15 @@ def enter(pid, prog, fork, with_cgroup):
     if fork:
         child, pidfd = kernel.clone3(0)
         if child:
-            wait_outside(supervise.Supervisor(child, pidfd, channels, signals), prog)
+            supervisor = supervise.Supervisor if terminal is None else terminal.supervisor
+            wait_outside(supervisor(child, pidfd, channels, signals), prog)
         channels.of_child(core.waiting)
         with call("setsid"):
             os.setsid()
-    program.settle(prog, core.waiting, host_uid, own_session=fork)
+    if terminal is not None:
+        terminal.give(None, prog.identity)
+    places = () if terminal is None else terminal.places
+    program.settle(prog, core.waiting, host_uid, own_session=fork, own_terminal=places)
     if fork:
         supervise.die_with_parent(channels)  # behind the change of ids, which clears it
 

@@ -170,7 +170,7 @@ def build_around(wanted, box, prog, records, limited):
     LIMITED: there is somebody outside who writes the report that RECORDS opens, and sees how this ends.
     """
     prog.env = policy.variables(wanted)  # in a chain it is only now the caller's
-    launch.enter(box, prog, None, no_records if limited else records, core.waiting, repeats=limited)
+    launch.enter(box, prog, (None, None), no_records if limited else records, core.waiting, repeats=limited)
 
 
 def limiting(wanted, records):

@@ -23,6 +23,7 @@ Options:
                        those of /etc/subuid and /etc/subgid [default: self]
   -p, --pid-file=FILE  write the host pid of the sandbox's PID 1 there while PROG runs
   --as-pid-1           PROG itself is PID 1, not a small init
+  --tty                PROG gets a terminal of its own, with job control, in the place of the caller's
   --report=FILE        write how PROG ended and what it used to FILE, - for stderr
   -e, --env=SPEC       NAME=VALUE, or NAME for the caller's value, repeatable; else the environment is empty
   -u, --user=USER      run PROG as USER, a name or number of the host
@@ -64,7 +65,9 @@ def prepare(args):
         if args["--pid-file"] is not None:
             newfile.PidFile(args["--pid-file"]).close()
     records = recorder(args["--report"])
-    return lambda: launch.enter(box, prog, args["--pid-file"], records, core.waiting, changes=args["--changes"])
+    terminal = own_terminal() if args["--tty"] else lambda: None
+    files = args["--pid-file"], args["--changes"]
+    return lambda: launch.enter(box, prog, files, records, core.waiting, terminal=terminal)
 
 
 def recorder(path):
@@ -76,6 +79,13 @@ def recorder(path):
     if not core.moved:
         Records.check(path)
     return lambda: Records(say, path)
+
+
+def own_terminal():
+    """What opens the terminal that PROG gets, one that is not the caller's."""
+    from hako import terminal
+
+    return terminal.prepare()
 
 
 def say(line):
