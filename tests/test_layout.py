@@ -89,7 +89,8 @@ PLAN = {
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
     "commands/policy": BASE
     | {"build", "cgroup", "core", "identity", "kernel", "landlock", "launch", "limit", "limits", "output"}
-    | {"outside", "pasta", "policy", "policy_options", "program", "records", "rlimits", "sandbox", "start"},
+    | {"outside", "pasta", "policy", "policy_options", "program", "records", "rlimits", "sandbox", "start"}
+    | {"terminal"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))

@@ -186,7 +186,8 @@ def test_a_window_that_changes_its_size(who):
     assert caller.end() == (0, "100 40\r\n")
 
 
-def test_driven_by_tmux(who, place):
+@pytest.mark.parametrize("command", ["hako-run", "hako-policy"])
+def test_driven_by_tmux(who, place, command):
     """An interactive shell: ^C, ^Z, fg, jobs and a window that is resized."""
     socket = place / "tmux"
 
@@ -204,6 +205,8 @@ def test_driven_by_tmux(who, place):
             assert time.monotonic() < end, screen
 
     argv = who.sandbox(*SHELL, options=["--tty", *BASH])
+    if command == "hako-policy":
+        argv = [command, "--tty", "--env=PS1=ready>", "--env=TERM=dumb", "default", *SHELL]
     size = ["-x", "80", "-y", "24"]
     tmux("new-session", "-d", "-s", "it", *size, "sh", "-c", 'stty -g; "$@"; echo end $?; stty -g; read x', "sh", *argv)
     try:

@@ -32,6 +32,7 @@ Options:
   --limit-pids=N         processes and threads of all together; past it, fork fails with EAGAIN
   --limit-output=SIZE    bytes on stdout and stderr together; what fits is passed on
   --seccomp=RULES        rules for system calls: a built-in profile, a file, or none
+  --tty                  PROG gets a terminal of its own, with job control, in the place of the caller's
   --report=FILE          write how PROG ended and what it used to FILE, - for stderr
   --print                print the policy, with what it includes and these options, and end
   -v, --verbose          say each step on stderr, and the report unless it goes to a file
@@ -73,16 +74,24 @@ def prepare(args):
         build.check(box)
         program.environment(prog)
     records = recorder(args["--report"] or ("-" if args["--verbose"] else None))
+    terminal = own_terminal() if args["--tty"] else lambda: None
     last = args["PROG"] not in core.COMMANDS
     limited = limiting(wanted, records)
     confined = confining(wanted, last, verbose)
     steps = [
         *limited,
-        lambda: build_around(wanted, box, prog, records, bool(limited)),
+        lambda: build_around(wanted, box, prog, records, bool(limited), terminal),
         *confined,
         lambda: verbose(f"execute: {show(args['PROG'])}"),
     ]
     return lambda: enter(steps)
+
+
+def own_terminal():
+    """What opens the terminal that PROG gets, one that is not the caller's."""
+    from hako import terminal
+
+    return terminal.prepare()
 
 
 def enter(steps):
@@ -164,13 +173,15 @@ def describe(wanted):
     )
 
 
-def build_around(wanted, box, prog, records, limited):
+def build_around(wanted, box, prog, records, limited, terminal):
     """Build the Sandbox BOX of the policy WANTED around this process, which is to be PROG.
 
-    LIMITED: there is somebody outside who writes the report that RECORDS opens, and sees how this ends.
+    LIMITED: there is somebody outside who writes the report that RECORDS opens,
+    and sees how this ends. TERMINAL opens the terminal.Terminal, or returns None.
     """
     prog.env = policy.variables(wanted)  # in a chain it is only now the caller's
-    launch.enter(box, prog, (None, None), no_records if limited else records, core.waiting, repeats=limited)
+    records = no_records if limited else records
+    launch.enter(box, prog, (None, None), records, core.waiting, repeats=limited, terminal=terminal)
 
 
 def limiting(wanted, records):
