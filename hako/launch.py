@@ -124,6 +124,13 @@ class Launch:
                 self.layers.upper = self.receive()
             self.changes.write()
 
+    def give_up(self):
+        """Take away what was made outside, as far as that can be: something failed already, and that is to be told."""
+        try:
+            self.put_away(ran=False)
+        except Failure:
+            pass
+
 
 def enter(box, prog, pid_file, changes, waiting):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
@@ -159,7 +166,7 @@ def new_namespaces(launch):
             launch.pasta.make_namespaces(os.geteuid() if who.uid is None else who.uid)
         return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
-        launch.put_away(ran=False)
+        launch.give_up()
         raise Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno) from err
 
 
@@ -183,7 +190,7 @@ def wait_outside(launch, supervisor):
         status = supervisor.wait(launch.pid_file.write if launch.pid_file else None, files)
     except BaseException:
         supervisor.end()
-        launch.put_away(ran=False)
+        launch.give_up()
         raise
     launch.put_away(ran=b"!" not in supervisor.told)
     launch.prog.say(f"PROG {supervisor.how}")
