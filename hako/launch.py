@@ -135,12 +135,22 @@ class Launch:
                 self.layers.upper = self.receive()
             self.changes.write()
 
+    def give_up(self):
+        """Take away what was made outside, as far as that can be: something failed already, and that is to be told."""
+        try:
+            self.put_away(ran=False)
+        except Failure:
+            pass
+
     def finish(self, supervisor, failure, status):
         """Take the pid file away and write the report; return the exit STATUS, another if that fails.
 
         SUPERVISOR is None if there never was one; FAILURE is why PROG did not run, or None.
         """
-        self.put_away(ran=supervisor is not None and failure is None and supervisor.runs())
+        if failure is None:
+            self.put_away(ran=supervisor.runs())
+        else:
+            self.give_up()
         if self.records is None:
             return status
         return self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
@@ -231,7 +241,7 @@ def wait_outside(launch, supervisor):
         raise
     except BaseException:
         supervisor.end()
-        launch.put_away(ran=False)
+        launch.give_up()
         raise
     launch.prog.say(f"PROG {supervisor.how}")
     status = launch.finish(supervisor, None, status)

@@ -146,8 +146,13 @@ class Pasta:
         if self.life is None:
             return
         os.close(self.life[1])
-        if self.pid is not None:
-            os.waitpid(self.pid, 0)
+        if self.pid is None:
+            return
+        try:
+            os.kill(self.pid, kernel.SIGKILL)  # it may be stopped
+        except PermissionError:
+            pass  # without CAP_KILL; it sees the end of life
+        os.waitpid(self.pid, 0)
 
     def move(self):
         """Move to the user namespace and make hako-pasta, a child of the supervisor; never return."""

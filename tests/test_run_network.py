@@ -265,6 +265,16 @@ def test_pasta_ends_with_the_sandbox(somebody, world, number, options):
         assert world.those_inside() == []  # seen gone by the one that ended
 
 
+def test_a_stopped_helper_holds_up_nothing(somebody, world):
+    argv = somebody.sandbox("/bin/sh", "-c", "echo up; read x; exit 3", options=["--network=pasta"])
+    process = somebody.start(*argv, stdin=subprocess.PIPE)
+    assert up(process) == "up\n"
+    for pid in set(world.those_inside()) - {str(process.pid)}:
+        os.kill(int(pid), signal.SIGSTOP)
+    process.communicate("\n", timeout=DEADLINE)
+    assert process.returncode == 3
+
+
 def test_nothing_survives_a_kill_at_any_moment(somebody, world):
     for i in range(25):
         argv = somebody.sandbox("/bin/sh", "-c", "busybox sleep 300; :", "netmark", options=["--network=pasta"])
