@@ -25,8 +25,8 @@ BASH = [*SYSTEM, *DEV, "--env=PS1=ready>", "--env=PATH=/usr/bin:/bin", "--env=TE
 SHELL = ["/usr/bin/bash", "--norc", "--noprofile"]
 # A job that says when it goes on: only then has the shell given it the terminal.
 JOB = (
-    "python3 -Ic \"import os, signal as s; s.signal(18, lambda *_: os.write(1, b'ba' b'ck\\n')); "
-    "s.signal(2, s.SIG_DFL); os.write(1, b'sta' b'rted\\n'); [s.pause() for _ in iter(int, 1)]\""
+    'python3 -Ic "import os, signal as s; s.pthread_sigmask(s.SIG_BLOCK, [18]); s.signal(2, s.SIG_DFL); '
+    "os.write(1, b'sta' b'rted\\n'); [os.write(1, b'ba' b'ck\\n') for _ in iter(lambda: s.sigwait([18]), 0)]\""
 )
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 RAW = "import sys, tty, os; tty.setraw(0); sys.stdout.write('up'); sys.stdout.flush()\n"
