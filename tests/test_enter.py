@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import DEADLINE, SYSTEM, Who
+from conftest import DEADLINE, SYSTEM, Who, wait_until
 
 EVERY = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 
@@ -165,6 +165,7 @@ def test_a_process_of_the_host_is_refused(who):
     """Nothing runs on the host (seen: the command ran on the host)."""
     process = who.start("sleep", "60")
     try:
+        wait_until(lambda: pathlib.Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
         done = who.run("hako-enter", "--fork", str(process.pid), "/bin/echo", "ran")
     finally:
         process.kill()
