@@ -24,6 +24,11 @@ SYSTEM = [f"--mount={path}:{path}:ro" for path in ("/usr", "/lib", "/lib64") if 
 SLOW = float(os.environ.get("HAKO_SLOW", "1"))  # how many times slower than usual this machine is
 DEADLINE = 60 * SLOW  # seconds, against hanging
 
+# A shell's background job and nohup(1) ignore them, and what they start would too: hako leaves it so.
+for _number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
+
 
 class Who:
     """Somebody who runs commands: "root", or "user", an ordinary uid with a group and nothing else."""
