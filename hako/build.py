@@ -34,6 +34,8 @@ DEVICES = {  # what of the caller's /dev is shown: name: major, minor
     "urandom": (1, 9),
     "tty": (5, 0),
 }
+SHM = {"mode": "1777"}  # mount options
+PTS = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
 DEV_LINKS = {
     "fd": "/proc/self/fd",
     "stdin": "/proc/self/fd/0",
@@ -122,12 +124,18 @@ def open_network(path):
 
 def write_id_maps(pid, ids):
     """Map the identity.IdMaps IDS in the user namespace of process PID (or "self")."""
+    for path, text, hint in id_map_files(pid, ids):
+        write(path, text, hint)
+
+
+def id_map_files(pid, ids):
+    """The files to write for that, with what to write, and a hint for when the kernel refuses."""
     own = ids.outside()[0] == 0
     hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user" if own else ""
     if ids.writer == "inside":  # the kernel's price for a gid_map by an ordinary user
-        write(f"/proc/{pid}/setgroups", "deny")
-    write(f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids))
-    write(f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint)
+        yield f"/proc/{pid}/setgroups", "deny", ""
+    yield f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids), ""
+    yield f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint
 
 
 def write(path, text, hint=""):
@@ -170,10 +178,7 @@ def enter(box, program, ids, layers=None):
 def take_ids(uid, gid):
     """Become UID and GID and keep the capabilities in the user namespace."""
     kernel.prctl("SET_KEEPCAPS", 1)
-    with call(f"setresgid {gid}"):
-        os.setresgid(gid, gid, gid)
-    with call(f"setresuid {uid}"):
-        os.setresuid(uid, uid, uid)
+    kernel.carry_out(kernel.set_ids_calls(uid, gid))
     kernel.capset(kernel.capget()[1])
     kernel.prctl("SET_KEEPCAPS", 0)
 
@@ -217,12 +222,16 @@ class Builder:
         os.close(here)
         self.mount_root()
         for mount in self.box.mounts:
-            getattr(self, f"mount_{type(mount).__name__.lower()}")(mount)
+            self.mount(mount)
         # Only now: mount points and files may have been made in them.
         if self.dev is not None:
             kernel.mount_setattr(self.dev, 0, kernel.MOUNT_ATTR_RDONLY, "/dev")
         if self.target is None and not self.box.writable:
             kernel.mount_setattr(self.root, 0, kernel.MOUNT_ATTR_RDONLY, "/")
+
+    def mount(self, mount):
+        """Make MOUNT, of one of the classes of hako.sandbox."""
+        getattr(self, f"mount_{type(mount).__name__.lower()}")(mount)
 
     def mount_root(self):
         """Put what becomes the root where pivot_root takes it from."""
@@ -260,10 +269,15 @@ class Builder:
         self.program.say(f"root: {show(self.box.target)} {how},nosuid,nodev")
 
     @staticmethod
-    def copy(fd, recursive, attr, text):
-        """An unattached copy of the mount at FD, with what is mounted below if RECURSIVE."""
+    def copy_as_it_is(fd, text, below=kernel.AT_RECURSIVE):
+        """An unattached copy of the mount at FD, with what is mounted BELOW or, 0, without."""
+        return kernel.open_tree(fd, b"", kernel.AT_EMPTY_PATH | kernel.OPEN_TREE_CLONE | below, text)
+
+    @classmethod
+    def copy(cls, fd, recursive, attr, text):
+        """The same, with what is mounted below if RECURSIVE, with the MOUNT_ATTR_* ATTR, and apart from the others."""
         below = kernel.AT_RECURSIVE if recursive else 0
-        tree = kernel.open_tree(fd, b"", kernel.AT_EMPTY_PATH | kernel.OPEN_TREE_CLONE | below, text)
+        tree = cls.copy_as_it_is(fd, text, below)
         kernel.mount_setattr(tree, below, attr, text, propagation=kernel.MS_PRIVATE)
         return tree
 
@@ -284,14 +298,17 @@ class Builder:
 
     def mount_tmpfs(self, mount):
         """Put an empty tmpfs at DST; it belongs to PROG."""
-        options = {"mode": "1777" if sandbox.steps(mount.dst) == ("tmp",) else "0755"}
-        options.update(self.owner(), **sized(mount.size))
-        fd = kernel.fsmount("tmpfs", options, LOCKED, show(mount.dst))
+        fd = kernel.fsmount("tmpfs", self.tmpfs_options(mount), LOCKED, show(mount.dst))
         self.attach(fd, mount.dst, True)
         self.fresh[sandbox.steps(mount.dst)] = fd
         if mount.size is not None:
             self.sized.append((fd, mount.dst))
         self.program.say(f"tmpfs: {show(mount.dst)}")
+
+    def tmpfs_options(self, mount):
+        """Mount options of the Tmpfs MOUNT."""
+        mode = "1777" if sandbox.steps(mount.dst) == ("tmp",) else "0755"
+        return {"mode": mode, **self.owner(), **sized(mount.size)}
 
     def owner(self):
         """Mount options that give a new file system to PROG."""
@@ -420,12 +437,19 @@ class Builder:
         with call(f"symlink in {show(mount.dst)}"):
             for name, goal in DEV_LINKS.items():
                 os.symlink(goal, name, dir_fd=fd)
-        noexec = LOCKED | kernel.MOUNT_ATTR_NOEXEC
-        self.make_in(fd, "shm", kernel.fsmount("tmpfs", {"mode": "1777"}, noexec, "/dev/shm"))
-        options = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
-        pts = kernel.fsmount("devpts", options, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC, "/dev/pts")
-        self.make_in(fd, "pts", pts)
+        for name in ("shm", "pts"):
+            os.close(self.touch(fd, name, True))
+        self.mount_own_of_dev(mount)
         self.program.say(f"dev: {show(mount.dst)}")
+
+    def mount_own_of_dev(self, mount):
+        """Mount what no other sandbox shares of the device tree at DST: shm and pts."""
+        noexec = LOCKED | kernel.MOUNT_ATTR_NOEXEC
+        shm = kernel.fsmount("tmpfs", SHM, noexec, "/dev/shm")
+        pts = kernel.fsmount("devpts", PTS, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NOEXEC, "/dev/pts")
+        for name, fd in (("shm", shm), ("pts", pts)):
+            self.attach(fd, f"{mount.dst}/{name}", True)
+            os.close(fd)
 
     def show_device(self, dev, name, number):
         """Show the caller's device NAME in DEV, if it really is the one with NUMBER (major, minor)."""
@@ -438,10 +462,6 @@ class Builder:
         tree = self.copy(source, False, attr, f"/dev/{name}")
         self.put(tree, self.touch(dev, name, False), f"/dev/{name}")
         os.close(source)
-
-    def make_in(self, dev, name, fd):
-        """Attach the mount FD at the new directory NAME of DEV."""
-        self.put(fd, self.touch(dev, name, True), f"/dev/{name}")
 
     def attach(self, tree, dst, directory):
         """Attach the mount TREE at DST of the new root; DIRECTORY says what it is, should DST be made."""

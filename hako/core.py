@@ -275,14 +275,18 @@ def write(fd, data):
         pass
 
 
-def become(argv):
-    """Replace this process with ARGV, found on PATH; return never. See execve(2)."""
+def become(argv, env=None):
+    """Replace this process with ARGV, found on PATH, by execute(); return what that returns, should it.
+
+    ENV, {name: value}, is the environment to look for PATH in and to pass on, by default this process's. See execve(2).
+    """
+    env = os.environ if env is None else env
     if not argv[0]:
         raise Failure("an empty name cannot be run: ''", NOT_FOUND)
     denied = None
-    for place in places(argv[0]):
+    for place in places(argv[0], env):
         try:
-            execute(place, argv, os.environ)
+            return execute(place, argv, env)
         except OSError as err:
             if err.errno not in (ENOENT, ENOTDIR, EACCES) or getattr(err, "final", False):
                 raise unusable(argv[0], err) from err
@@ -295,11 +299,12 @@ def become(argv):
     raise Failure(f"{show(argv[0])}: No such file or directory", NOT_FOUND)
 
 
-def places(name):
+def places(name, env=None):
     """Where become() looks for the program NAME, first to last."""
+    env = os.environ if env is None else env
     if "/" in name:
         return [name]
-    return [os.path.join(place or ".", name) for place in os.environ.get("PATH", DEFAULT_PATH).split(":")]
+    return [os.path.join(place or ".", name) for place in env.get("PATH", DEFAULT_PATH).split(":")]
 
 
 def unusable(prog, err):

@@ -70,7 +70,15 @@ def is_terminal(fd):
 
 
 def protect_interpreter(uid, capabilities):
-    """Let nothing outside the root be executed, if PROG could write our interpreter.
+    """Let nothing outside the root be executed, if PROG could write our interpreter: see interpreter_ruleset()."""
+    ruleset = interpreter_ruleset(uid, capabilities, "/")
+    if ruleset is not None:
+        kernel.landlock_restrict_self(ruleset)
+        os.close(ruleset)
+
+
+def interpreter_ruleset(uid, capabilities, root):
+    """A Landlock ruleset under which nothing outside ROOT can be executed; None if PROG cannot write our interpreter.
 
     UID and CAPABILITIES (numbers) are PROG's as the host sees them: in a user
     namespace of its own it has the caller's uid, and no capability.
@@ -82,19 +90,18 @@ def protect_interpreter(uid, capabilities):
     CAP_SYS_ADMIN, who can do as it likes anyhow, goes without.
     """
     if not writes_interpreter(uid, capabilities):
-        return
+        return None
     if kernel.landlock_abi() < 2:  # version 1 would refuse renames between directories
         raise Failure(
             "landlock: this kernel has not version 2 of it, and PROG could overwrite the interpreter of hako "
             "[run PROG as another with --user; see hako-run(1), CAVEATS]"
         )
-    with call("open /"):
-        root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    with call(f"open {root}"):
+        place = os.open(root, os.O_PATH | os.O_CLOEXEC)
     ruleset = kernel.landlock_create_ruleset(OUTSIDE)
-    kernel.landlock_allow_beneath(ruleset, OUTSIDE, root, "/")
-    kernel.landlock_restrict_self(ruleset)
-    os.close(ruleset)
-    os.close(root)
+    kernel.landlock_allow_beneath(ruleset, OUTSIDE, place, root)
+    os.close(place)
+    return ruleset
 
 
 def writes_interpreter(uid, capabilities):

@@ -162,11 +162,16 @@ def capabilities(names):
 
 
 def assume(identity):
-    """Become IDENTITY for good: ids, capabilities, no_new_privs.
+    """Become IDENTITY for good: ids, capabilities, no_new_privs."""
+    kernel.carry_out(assume_calls(identity))
+
+
+def assume_calls(identity):
+    """The same, for kernel.carry_out(), in this process or in a child.
 
     The order is the kernel's: the bounding set and the groups need the
-    capabilities that the change of ids takes away; no_new_privs comes last but
-    for what the caller does under it.
+    capabilities that the change of ids takes away, the gids must go before the
+    uids; no_new_privs comes last but for what the caller does under it.
     """
     held = kernel.capget()[1]
     caps = identity.capabilities
@@ -175,15 +180,17 @@ def assume(identity):
     for cap in caps:
         if not held >> cap & 1:
             raise Failure(f"--cap-add: cap_{kernel.CAPABILITIES[cap]} is not the caller's to give")
-    if kernel.prctl("GET_SECUREBITS"):
-        kernel.prctl("SET_SECUREBITS", 0)
-    kernel.limit_bounding(caps)
-    kernel.prctl("SET_KEEPCAPS", 1 if caps else 0)  # else the change of uid clears them
-    change_ids(identity)
-    kernel.capset(sum(1 << cap for cap in caps))
-    kernel.set_ambient(caps)
-    kernel.prctl("SET_KEEPCAPS", 0)
-    kernel.prctl("SET_NO_NEW_PRIVS", 1)
+    return [
+        *([kernel.prctl_call("SET_SECUREBITS", 0)] if kernel.prctl("GET_SECUREBITS") else []),
+        *kernel.bounding_calls(caps),
+        kernel.prctl_call("SET_KEEPCAPS", 1 if caps else 0),  # else the change of uid clears them
+        *([lambda: clear_groups(identity)] if identity.clear_groups else []),
+        *kernel.set_ids_calls(identity.uid, identity.gid),
+        kernel.capset_call(sum(1 << cap for cap in caps)),
+        *kernel.ambient_calls(caps),
+        kernel.prctl_call("SET_KEEPCAPS", 0),
+        kernel.prctl_call("SET_NO_NEW_PRIVS", 1),
+    ]
 
 
 def told(identity):
@@ -191,18 +198,6 @@ def told(identity):
     kept = identity.capabilities
     kept = "all" if kept is None else ",".join(kernel.CAPABILITIES[cap] for cap in kept) or "none"
     return f"uid {os.geteuid()}, gid {os.getegid()}, capabilities: {kept}"
-
-
-def change_ids(identity):
-    """Set the groups, then all of the gids, then all of the uids: the other way round would be too late."""
-    if identity.clear_groups:
-        clear_groups(identity)
-    if identity.gid is not None:
-        with call(f"setresgid {identity.gid}"):
-            os.setresgid(identity.gid, identity.gid, identity.gid)
-    if identity.uid is not None:
-        with call(f"setresuid {identity.uid}"):
-            os.setresuid(identity.uid, identity.uid, identity.uid)
 
 
 def clear_groups(identity):

@@ -26,6 +26,10 @@ NUMBERS = {  # by call: x86_64, aarch64
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
     "execve": (59, 221),
+    "setresuid": (117, 147),
+    "setresgid": (119, 149),
+    "setsid": (112, 157),
+    "chdir": (80, 49),
     "socketpair": (53, 199),
     "sendmsg": (46, 211),
     "recvmsg": (47, 212),
@@ -92,6 +96,8 @@ MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
+MS_REMOUNT, MS_BIND, MS_REC = 1 << 5, 1 << 12, 1 << 14
 MS_PRIVATE = 1 << 18
 OPEN_TREE_CLONE = 1
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
@@ -143,6 +149,20 @@ def _call(name, what, *args, hints=None):
         errno = foreign.get_errno()
         raise refused(f"{name} {what}" if what else name, errno, (hints or {}).get(errno, ""))
     return result
+
+
+def _ready(name, what, *args, hints=None):
+    return f"{name} {what}" if what else name, hints, (NUMBER[name], *args, *(0,) * (6 - len(args)))
+
+
+def carry_out(calls):
+    """Make the CALLS, one after the other: what functions that end in _call or _calls have made ready, or functions."""
+    for ready in calls:
+        if not isinstance(ready, tuple):
+            ready()
+        elif _syscall(*ready[2]) == -1:
+            errno = foreign.get_errno()
+            raise refused(ready[0], errno, (ready[1] or {}).get(errno, ""))
 
 
 def _uint64s(*values):
@@ -270,29 +290,49 @@ def fsmount(fstype, options, attr, text):
         os.close(fd)
 
 
-def mount(source, target, fstype, flags, data=None):
+def mount_call(source, target, fstype, flags, data=None):
     """Mount FSTYPE from SOURCE at TARGET, or change what is mounted there, as MS_* FLAGS say. See mount(2).
 
     The sandbox itself is built by descriptors; this is for who has only names.
     """
     words = [None if word is None else os.fsencode(word) for word in (source, target, fstype, data)]
-    _call("mount", show(target), *words[:3], flags, words[3])
+    return _ready("mount", show(target), *words[:3], flags, words[3])
+
+
+def mount(source, target, fstype, flags, data=None):
+    """As mount_call(), now."""
+    carry_out([mount_call(source, target, fstype, flags, data)])
+
+
+def pivot_root_call(new_root, put_old):
+    """Make NEW_ROOT the root and put the old one at PUT_OLD. See pivot_root(2), NOTES."""
+    return _ready("pivot_root", f"{show(new_root)} {show(put_old)}", os.fsencode(new_root), os.fsencode(put_old))
 
 
 def pivot_root(new_root, put_old):
-    """Make NEW_ROOT the root and put the old one at PUT_OLD. See pivot_root(2), NOTES."""
-    _call("pivot_root", f"{show(new_root)} {show(put_old)}", os.fsencode(new_root), os.fsencode(put_old))
+    """As pivot_root_call(), now."""
+    carry_out([pivot_root_call(new_root, put_old)])
+
+
+def umount2_call(target, flags):
+    """Unmount TARGET. See umount2(2)."""
+    return _ready("umount2", show(target), os.fsencode(target), flags)
 
 
 def umount2(target, flags):
-    """Unmount TARGET. See umount2(2)."""
-    _call("umount2", show(target), os.fsencode(target), flags)
+    """As umount2_call(), now."""
+    carry_out([umount2_call(target, flags)])
+
+
+def sethostname_call(name):
+    """Set the host name, 1 to 64 bytes. See sethostname(2)."""
+    name = os.fsencode(name)
+    return _ready("sethostname", show(name), name, len(name))
 
 
 def sethostname(name):
-    """Set the host name, 1 to 64 bytes. See sethostname(2)."""
-    name = os.fsencode(name)
-    _call("sethostname", show(name), name, len(name))
+    """As sethostname_call(), now."""
+    carry_out([sethostname_call(name)])
 
 
 def bring_up_lo():
@@ -335,29 +375,36 @@ def _raw_prctl(option, *args):
     return _syscall(NUMBER["prctl"], option, *args, *(0,) * (5 - len(args)))
 
 
-def set_ambient(caps):
+def prctl_call(option, *args):
+    """As prctl(), made ready; OPTION is one that python-prctl knows."""
+    return _ready("prctl", f"PR_{option}", getattr(_prctl, f"PR_{option}"), *args)
+
+
+def ambient_calls(caps):
     """Make the ambient capability set exactly CAPS (numbers). python-prctl has no PR_CAP_AMBIENT."""
     PR_CAP_AMBIENT, RAISE, CLEAR_ALL = 47, 2, 4
-    if _raw_prctl(PR_CAP_AMBIENT, CLEAR_ALL) == -1:
-        raise refused("prctl PR_CAP_AMBIENT_CLEAR_ALL", foreign.get_errno())
+    calls = [_ready("prctl", "PR_CAP_AMBIENT_CLEAR_ALL", PR_CAP_AMBIENT, CLEAR_ALL)]
     for cap in caps:
-        if _raw_prctl(PR_CAP_AMBIENT, RAISE, cap) == -1:
-            raise refused(f"prctl PR_CAP_AMBIENT_RAISE cap_{CAPABILITIES[cap]}", foreign.get_errno())
+        calls.append(_ready("prctl", f"PR_CAP_AMBIENT_RAISE cap_{CAPABILITIES[cap]}", PR_CAP_AMBIENT, RAISE, cap))
+    return calls
 
 
-def limit_bounding(caps):
+def set_ambient(caps):
+    """As ambient_calls(), now."""
+    carry_out(ambient_calls(caps))
+
+
+def bounding_calls(caps):
     """Drop every capability not in CAPS (numbers) from the bounding set, also those without a name here."""
-    named = range(len(CAPABILITIES))  # python-prctl takes no other; through it a call is four times faster
+    named = range(len(CAPABILITIES))  # python-prctl takes no other
     PR_CAPBSET_READ, PR_CAPBSET_DROP = 23, 24
     with call("prctl PR_CAPBSET_READ"):
         held = [cap for cap in named if cap not in caps and _prctl.prctl(PR_CAPBSET_READ, cap)]
-    for cap in held:
-        prctl("CAPBSET_DROP", cap)
     cap = len(named)
     while _raw_prctl(PR_CAPBSET_READ, cap) != -1:
-        if _raw_prctl(PR_CAPBSET_DROP, cap) == -1:
-            raise refused(f"prctl PR_CAPBSET_DROP {cap}", foreign.get_errno())
+        held.append(cap)
         cap += 1
+    return [_ready("prctl", f"PR_CAPBSET_DROP {cap}", PR_CAPBSET_DROP, cap) for cap in held]
 
 
 def _capabilities_header():
@@ -376,10 +423,32 @@ def capable(cap):
     return bool(capget()[0] >> cap & 1)
 
 
-def capset(mask):
+def capset_call(mask):
     """Make the effective, permitted and inheritable capabilities the bit mask MASK. See capset(2)."""
     low, high = mask & 0xFFFFFFFF, mask >> 32
-    _call("capset", f"{mask:#x}", _capabilities_header(), (foreign.c_uint32 * 6)(low, low, low, high, high, high))
+    data = (foreign.c_uint32 * 6)(low, low, low, high, high, high)
+    return _ready("capset", f"{mask:#x}", _capabilities_header(), data)
+
+
+def capset(mask):
+    """As capset_call(), now."""
+    carry_out([capset_call(mask)])
+
+
+def chdir_call(path):
+    """Change the current directory to PATH. See chdir(2)."""
+    return _ready("chdir", show(path), os.fsencode(path))
+
+
+def setsid_call():
+    """Lead a session of its own. See setsid(2)."""
+    return _ready("setsid", "")
+
+
+def set_ids_calls(uid, gid):
+    """Set all of the gids to GID, then all of the uids to UID, each unless it is None. See setresuid(2)."""
+    calls = [] if gid is None else [_ready("setresgid", gid, gid, gid, gid)]
+    return calls if uid is None else [*calls, _ready("setresuid", uid, uid, uid, uid)]
 
 
 def join_session_keyring():
@@ -608,10 +677,14 @@ def landlock_allow_port(ruleset, access, port):
     _call("landlock_add_rule", port, ruleset, LANDLOCK_RULE_NET_PORT, _uint64s(access, port), 0)
 
 
-def landlock_restrict_self(ruleset):
+def landlock_restrict_self_call(ruleset):
     """Hold this process to RULESET for good; no_new_privs is set already. See landlock_restrict_self(2)."""
-    hints = {E2BIG: "a process can be under 16 rulesets"}
-    _call("landlock_restrict_self", "", ruleset, 0, hints=hints)
+    return _ready("landlock_restrict_self", "", ruleset, 0, hints={E2BIG: "a process can be under 16 rulesets"})
+
+
+def landlock_restrict_self(ruleset):
+    """As landlock_restrict_self_call(), now."""
+    carry_out([landlock_restrict_self_call(ruleset)])
 
 
 def rename_process(name):
