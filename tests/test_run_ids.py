@@ -271,7 +271,7 @@ def test_a_sandbox_with_many_ids_ends_and_can_be_entered(somebody, place, option
     assert done.stdout == "uid=44 gid=55\n"
     process.kill()
     process.communicate(timeout=DEADLINE)
-    assert gone("many-ids", 1)
+    assert gone("many-ids")
 
 
 def test_a_tmpfs_and_devices_belong_to_prog(somebody):

@@ -28,7 +28,7 @@ def alive(mark):
     return found
 
 
-def gone(mark, seconds=10):
+def gone(mark, seconds=DEADLINE / 4):
     """Whether no process with MARK is left, after at most SECONDS."""
     end = time.monotonic() + seconds
     while alive(mark) and time.monotonic() < end:
@@ -59,7 +59,7 @@ def test_a_signal_ends_it_all(who, number, options, mark):
     os.kill(process.pid, number)
     out, err = process.communicate(timeout=DEADLINE)
     assert (process.returncode, out, err) == (128 + number, "", "")
-    assert gone(mark, 2)
+    assert gone(mark)
 
 
 @pytest.mark.parametrize("name", ["USR1", "USR2", "WINCH", "CONT"])
@@ -106,7 +106,7 @@ def test_nothing_survives_the_supervisor(who, options, mark):
         time.sleep(random.random() * 0.12)
         process.kill()
         process.communicate(timeout=DEADLINE)
-        assert gone(mark, 1)
+        assert gone(mark)
 
 
 def test_prog_cannot_survive_by_clearing_its_death_signal(who, mark, compiled):
@@ -130,7 +130,7 @@ def test_prog_cannot_survive_by_clearing_its_death_signal(who, mark, compiled):
         assert up(process) == "up\n"
         process.kill()
         process.communicate(timeout=DEADLINE)
-        assert gone(mark, 1)
+        assert gone(mark)
 
 
 @pytest.mark.parametrize("options", [(), ("--as-pid-1",)], ids=["init", "as-pid-1"])
@@ -213,7 +213,7 @@ def test_without_cap_kill_it_ends_all_the_same(who, mark):
         process.send_signal(end)
         process.communicate(timeout=DEADLINE)
         assert process.returncode == status
-        assert gone(mark, 1)
+        assert gone(mark)
 
 
 def test_a_prog_out_of_reach_is_not_the_end(who):
@@ -270,7 +270,7 @@ def test_three_hundred_at_once(who, mark):
     processes = [who.start(*argv) for _ in range(300)]
     ends = [(process.communicate(timeout=300)[1], process.returncode) for process in processes]
     assert set(ends) == {("", 0)}
-    assert gone(mark, 1)
+    assert gone(mark)
 
 
 def test_a_hundred_in_a_row_leave_nothing(who):
@@ -375,7 +375,7 @@ def test_a_pid_file_on_a_full_disk(who, place, mark):
         message = f"hako-run: write {disk}/pid: No space left on device\n"
         assert (done.returncode, done.stderr) == (125, message)
         assert os.listdir(disk) == ["fill"]
-        assert gone(mark, 1)
+        assert gone(mark)
     finally:
         subprocess.run(["umount", disk], check=True)
 
@@ -384,7 +384,7 @@ def test_a_pid_file_past_the_limit_of_file_size(who, place, mark):
     argv = who.sandbox("/bin/sh", "-c", "busybox sleep 300; :", mark, options=[f"-p{place}/pid"])
     done = who.run("rlimit-exec", "--fsize=0", *argv)
     assert (done.returncode, done.stderr) == (125, f"hako-run: write {place}/pid: File too large\n")
-    assert (os.listdir(place), gone(mark, 1)) == (["box"], True)
+    assert (os.listdir(place), gone(mark)) == (["box"], True)
 
 
 def test_no_pid_file_is_left_half_written(who, place):

@@ -17,7 +17,7 @@ import pytest
 from test_run_life import gone, up
 from test_run_overlay import own
 
-from conftest import BIN, DEADLINE, SYSTEM, Who, prepare
+from conftest import BIN, DEADLINE, SYSTEM, Who, prepare, wait_until
 
 pytestmark = pytest.mark.root
 
@@ -133,9 +133,7 @@ def somebody(request, place, world):
     yield somebody
     for process in started:
         process.kill()
-    end = time.monotonic() + 2
-    while world.those_inside():
-        assert time.monotonic() < end, world.those_inside()
+    wait_until(lambda: not world.those_inside())
 
 
 def reached(somebody, addresses, options=(), network="pasta"):
@@ -282,10 +280,8 @@ def test_nothing_survives_a_kill_at_any_moment(somebody, world):
         time.sleep(0.01 * i)
         process.kill()
         process.communicate(timeout=DEADLINE)
-        assert gone("netmark", 1)
-        end = time.monotonic() + 1
-        while world.those_inside():
-            assert time.monotonic() < end
+        assert gone("netmark")
+        wait_until(lambda: not world.those_inside())
 
 
 def test_sigchld_ignored_by_the_caller(somebody):

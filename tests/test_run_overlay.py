@@ -367,7 +367,7 @@ def test_a_work_directory_that_was_left_is_used_again(who, place, upper):
     assert up(process) == "up\n"
     process.kill()
     process.communicate(timeout=DEADLINE)
-    assert gone("left-work", 1)
+    assert gone("left-work")
     assert len(os.listdir(place)) == 3
     assert who.inside("/bin/sh", "-c", "busybox rm /data/old", options=[f"--overlay={upper}"]).returncode == 0
     assert sorted(os.listdir(place)) == ["box", "upper"]

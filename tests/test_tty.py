@@ -331,7 +331,7 @@ def test_a_signal_to_hako_run_ends_it(who, number, mark):
     wait_until(caller.is_raw)
     os.kill(caller.pid, number)
     assert caller.end() == (128 + number, "")
-    assert gone(mark, 2)
+    assert gone(mark)
 
 
 def test_the_init_is_killed(who, place, mark):
@@ -342,7 +342,7 @@ def test_the_init_is_killed(who, place, mark):
     os.kill(int((place / "pid").read_text()), signal.SIGKILL)
     status, seen = caller.end()
     assert status == 137 or (status == 125 and seen.startswith("hako-run: "))
-    assert gone(mark, 2)
+    assert gone(mark)
 
 
 def test_stop_and_go_on(who):
@@ -370,7 +370,7 @@ def test_a_terminal_that_is_hung_up_ends_the_sandbox(who, ignored, mark):
     assert select.select([pidfd], [], [], DEADLINE)[0]
     os.close(pidfd)
     assert os.waitstatus_to_exitcode(os.waitpid(caller.pid, 0)[1]) == 129
-    assert gone(mark, 2)
+    assert gone(mark)
 
 
 @pytest.mark.parametrize("stdin", [subprocess.DEVNULL, subprocess.PIPE, "closed"])
@@ -476,7 +476,7 @@ def test_a_limit_that_kills_hako_run_too(who, mark):
     caller.see("up\r\n")
     wait_until(caller.is_raw)
     assert caller.end() == (124, "hako-limit: timeLimit: 2 seconds are over\r\n")
-    assert gone(mark, 2)
+    assert gone(mark)
 
 
 @pytest.mark.usefixtures("delegated")
