@@ -69,20 +69,10 @@ class Request:
     """
 
     __slots__ = (
-        *(
-            "capabilities",
-            "cgroup",
-            "cgroup_config",
-            "cgroup_root",
-            "chroot",
-            "cmd",
-            "copy_files",
-            "domain_name",
-            "env",
-        ),
-        *("gid", "host_name", "id", "landlock", "limits", "mounts", "network", "outputs", "overlay", "pipes"),
-        *("report", "rootfs", "seccomp_policy", "std_streams", "stdin", "time_limit", "uid", "va_randomize"),
-        "work_dir",
+        *("capabilities", "cgroup", "cgroup_config", "cgroup_root", "chroot", "cmd", "copy_files", "domain_name"),
+        *("env", "gid", "host_name", "id", "landlock", "limits", "mounts", "network", "outputs", "overlay"),
+        *("pipes", "report", "rootfs", "seccomp_policy", "std_streams", "stdin", "time_limit", "uid"),
+        *("va_randomize", "work_dir"),
     )
 
     def __init__(self):
@@ -183,13 +173,13 @@ def parse(data):
 def checked(document):
     """The Request of DOCUMENT, a value as json.read() has it."""
     try:
-        found = members(document, "", FIRST)
+        found = members(document, None, FIRST)
         request = Request()
         for key, value in found.items():
             setattr(request, SLOTS[key], value)
         for key, reader in THEN.items():
             if key in found or key == "cmd":
-                setattr(request, SLOTS[key], reader(found.get(key), key))
+                setattr(request, SLOTS[key], reader(found.get(key), (None, key)))
         agree(request, found)
     except Invalid as err:
         err.id = identifier_of(document)
@@ -200,7 +190,7 @@ def checked(document):
 def identifier_of(document):
     """The id in DOCUMENT, if it has one that can be echoed."""
     try:
-        return identifier(document["id"], "id")
+        return identifier(document["id"], None)
     except (Invalid, KeyError, TypeError, IndexError):
         return None
 
@@ -208,9 +198,9 @@ def identifier_of(document):
 def agree(request, found):
     """See whether what FOUND of a request says fits together in REQUEST."""
     if "rootfs" in found and "chroot" in found:
-        raise wrong("rootfs", "Not with 'chroot'")
+        raise wrong((None, "rootfs"), "Not with 'chroot'")
     if "overlay" in found and "chroot" not in found:
-        raise wrong("overlay", "'chroot' is required")
+        raise wrong((None, "overlay"), "'chroot' is required")
     if request.outputs is not None:
         leave(request, found["outputs"])
 
@@ -225,14 +215,19 @@ def leave(request, given):
         }
         for key, taken in others.items():
             if taken and given.get(name):
-                raise wrong(f"outputs.{name}", f"Goes to '{key}'")
+                raise wrong(((None, "outputs"), name), f"Goes to '{key}'")
             if taken:
                 setattr(request.outputs, name, False)
 
 
 def wrong(path, message):
-    """The Invalid that MESSAGE describes about what is at PATH."""
-    return Invalid(f"{path}: {message}" if path else message)
+    """The Invalid that MESSAGE describes about what is at PATH: None for the root, else (PATH, key or index)."""
+    words = []
+    while path is not None:
+        path, key = path
+        words.insert(0, f"[{key}]" if type(key) is int else f".{key}")
+    place = "".join(words).removeprefix(".")
+    return Invalid(f"{place}: {message}" if place else message)
 
 
 def string(value, path):
@@ -320,22 +315,26 @@ def choice(*known):
 
 def strings(value, path):
     """VALUE, at PATH, as a tuple of strings."""
-    return items(value, path, string)
+    for index, inner in enumerate(array(value, path)):
+        if type(inner) is not str:
+            string(inner, (path, index))
+    return tuple(value)
 
 
 def items(value, path, reader):
     """VALUE, at PATH, an array, as a tuple of what READER makes of each."""
-    return tuple(reader(inner, f"{path}[{index}]") for index, inner in enumerate(array(value, path)))
+    return tuple([reader(inner, (path, index)) for index, inner in enumerate(array(value, path))])
 
 
 def members(value, path, readers):
     """VALUE, at PATH, an object of keys of READERS, as a dictionary of what these make of each."""
     found = {}
     for key, inner in mapping(value, path).items():
-        place = f"{path}.{key}" if path else key
-        if key not in readers:
+        place = (path, key)
+        reader = readers.get(key)
+        if reader is None:
             raise wrong(place, "Unknown key")
-        found[key] = readers[key](inner, place)
+        found[key] = reader(inner, place)
     return found
 
 
@@ -369,7 +368,7 @@ def require(found, path, key):
 
 def channel(value, path):
     """VALUE, at PATH, as a Channel."""
-    found = members(value, path, {"dest": string, "src": string, "stdout": boolean, "stderr": boolean, "limit": limit})
+    found = members(value, path, OF_CHANNEL)
     require(found, path, "dest")
     return Channel(**found)
 
@@ -392,7 +391,7 @@ def copy_file(value, path):
 
 def cgroup_config(value, path):
     """VALUE, at PATH, as pairs of a cgroup's file and what to write there."""
-    return tuple(cgroup_setting(key, text, f"{path}.{key}") for key, text in value.items())
+    return tuple(cgroup_setting(key, text, (path, key)) for key, text in value.items())
 
 
 def cgroup_setting(key, text, path):
@@ -405,16 +404,18 @@ def cgroup_setting(key, text, path):
 
 def mount(value, path):
     """VALUE, at PATH, as a Mount."""
-    found = members(value, path, {"type": string, "src": string, "dest": string, "options": string, "ro": boolean})
+    found = members(value, path, OF_MOUNT)
     require(found, path, "type")
     require(found, path, "dest")
     if found["type"] == "bind":
         require(found, path, "src")
     if found["type"] not in MOUNT_TYPES:
-        raise wrong(f"{path}.type", f"'{found['type']}' is not supported")
-    known = TMPFS_OPTIONS if found["type"] == "tmpfs" else ()
-    words = filter(None, found.pop("options", "").split(","))
-    return Mount(options=tuple(mount_option(word, known, f"{path}.options") for word in words), **found)
+        raise wrong((path, "type"), f"'{found['type']}' is not supported")
+    if "options" in found:
+        known = TMPFS_OPTIONS if found["type"] == "tmpfs" else ()
+        words = filter(None, found["options"].split(","))
+        found["options"] = tuple(mount_option(word, known, (path, "options")) for word in words)
+    return Mount(**found)
 
 
 def mount_option(word, known, path):
@@ -452,7 +453,7 @@ def shown(value, path):
 
 def resource_limits(value, path):
     """VALUE, at PATH, as resource limits: {name: (soft, hard)}."""
-    return members(value, path, {name: resource_limit(name) for name in rlimits.LIMITS})
+    return members(value, path, OF_LIMITS)
 
 
 def resource_limit(name):
@@ -518,7 +519,7 @@ def overlay(value, path):
         raise wrong(path, "Expecting 'tmpfs' or an object")
     found = Overlay(**members(value, path, {"upper": upper, "size": size, "changes": boolean}))
     if found.upper is not None and found.size is not None:
-        raise wrong(f"{path}.size", "Only with a tmpfs")
+        raise wrong((path, "size"), "Only with a tmpfs")
     return found
 
 
@@ -540,7 +541,7 @@ def outputs(value, path):
 def capabilities(value, path):
     """VALUE, at PATH, names of capabilities, as their numbers; None if one is "all"."""
     for index, name in enumerate(value):
-        told(f"{path}[{index}]", identity.capabilities, [name])
+        told((path, index), identity.capabilities, [name])
     return identity.capabilities(value)
 
 
@@ -550,6 +551,9 @@ def anything(value, path):
     return value
 
 
+OF_MOUNT = {"type": string, "src": string, "dest": string, "options": string, "ro": boolean}
+OF_CHANNEL = {"dest": string, "src": string, "stdout": boolean, "stderr": boolean, "limit": limit}
+OF_LIMITS = {name: resource_limit(name) for name in rlimits.LIMITS}
 FIRST = {
     **{"cmd": strings, "hostName": string, "domainName": string, "uid": user, "gid": user, "chroot": string},
     **{"mounts": array, "cgroupConfig": mapping, "cgroup": string, "cgroupRoot": string, "seccompPolicy": string},
