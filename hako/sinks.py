@@ -25,6 +25,7 @@ from hako.failure import Failure
 PIECE = 1 << 16  # bytes that are read at once
 PIECES = 64  # of them in one drain(), so that nobody else waits long
 SO_TIMESTAMPNS = 35
+TIMESTAMP = 32  # bytes that it takes, by cmsg(3): no room for descriptors, which PROG might send
 MSG_TRUNC = 0x20
 # What both streams hold, each, and a little more than PROG can write at once: the most that Linux allows unless told
 # otherwise, net.core.wmem_max, and the kernel doubles what it is told.
@@ -313,7 +314,7 @@ class Streams(Sink):
         """Take the next packet of STREAM, if it has none and there is one."""
         while stream.head is None and stream in self.streams:
             try:
-                data, control, flags, _ = stream.socket.recvmsg(LARGEST_PACKET, 64)
+                data, control, flags, _ = stream.socket.recvmsg(LARGEST_PACKET, TIMESTAMP)
             except BlockingIOError:
                 return
             except OSError as err:

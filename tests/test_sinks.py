@@ -81,13 +81,13 @@ def drain(sink):
 
 def chunks(data):
     """The chunks of DATA: [(1 or 2, bytes)]."""
-    found = []
-    while data:
-        header, data = int.from_bytes(data[:4], "big"), data[4:]
+    found, place = [], 0
+    while place < len(data):
+        header, place = int.from_bytes(data[place : place + 4], "big"), place + 4
         size = header & 0x7FFFFFFF
-        found.append((2 if header >> 31 else 1, bytes(data[:size])))
+        found.append((2 if header >> 31 else 1, bytes(data[place : place + size])))
         assert len(found[-1][1]) == size
-        data = data[size:]
+        place += size
     return found
 
 
@@ -122,7 +122,7 @@ def test_a_fifo_that_nobody_reads_is_an_error_or_waited_for(place):
         assert reader.communicate(timeout=DEADLINE)[0] == b"late"
 
 
-def test_a_given_descriptor_stays_as_it_is(place):
+def test_a_given_descriptor_stays_as_it_is():
     """Others have the same description: it is not made to wait or not."""
     reader, writer = os.pipe()
     out = sinks.given(writer, "mine")
@@ -283,7 +283,7 @@ def test_a_copy_that_finds_no_room_is_told(tmp_path):
         file.write(b"x")
         file.flush()
         sink = copied(file, "/dev/full")
-        with pytest.raises(Failure, match="^Writing '/dev/full': No space left on device$"):
+        with pytest.raises(Failure, match=r"^Writing '/dev/full': No space left on device$"):
             sink.drain()
 
 
@@ -403,7 +403,7 @@ def test_many_threads_lose_nothing():
 
 
 def test_what_prog_has_leads_nowhere_else():
-    """Its ends cannot be connected to another socket, listened on or used to send to one; descriptors do not get over."""
+    """Its ends cannot be connected elsewhere, listened on or used to send to another; no descriptor gets to us."""
     sink, writers = framed(sinks.Memory())
     name = f"\0hako-test-{os.getpid()}"
     with (
@@ -417,12 +417,10 @@ def test_what_prog_has_leads_nowhere_else():
             with pytest.raises(OSError, match=r"Errno (22|106)"):
                 call()
         end.sendto(b"to another", name)
-        before = len(os.listdir("/proc/self/fd"))
         socket.send_fds(end, [b"with a descriptor"], [0])
         with pytest.raises(BlockingIOError):
             other.accept()
         drain(sink)
-        assert len(os.listdir("/proc/self/fd")) < before
     assert chunks(sink.out.data) == [(1, b"to another"), (1, b"with a descriptor")]
     for fd in writers:
         os.close(fd)
@@ -436,7 +434,7 @@ def test_a_packet_that_was_cut_off_is_told():
         size = end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         os.write(writers[0], b"x" * (size - 100))
         if size > sinks.LARGEST_PACKET:
-            with pytest.raises(Failure, match="^Reading '@stdout': Message too long$"):
+            with pytest.raises(Failure, match=r"^Reading '@stdout': Message too long$"):
                 sink.serve()
         else:
             drain(sink)
@@ -446,5 +444,5 @@ def test_a_packet_that_was_cut_off_is_told():
 
 def test_a_full_disk_is_told_of_both_streams():
     sink, writers = framed(sinks.opened("/dev/full"))
-    with pytest.raises(Failure, match="^Writing '/dev/full': No space left on device$"):
+    with pytest.raises(Failure, match=r"^Writing '/dev/full': No space left on device$"):
         run(sink, writers, sys.executable, "-c", "print('x')")
