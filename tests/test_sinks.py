@@ -325,6 +325,27 @@ def test_the_order_across_both_streams_is_kept(place):
     assert {kind for kind, _ in found} == {1, 2}
 
 
+PAIRS = """
+import os
+for number in range(10000):
+    os.write(1, b"%d" % (2 * number))
+    os.write(2, b"%d" % (2 * number + 1))
+    sum(range(number % 1000))
+"""
+
+
+def test_the_order_is_kept_when_both_streams_come_between_two_looks():
+    """Whoever looks at stdout, then at stderr, must look at stdout again."""
+    sink, writers = framed(sinks.Memory())
+    with subprocess.Popen([PYTHON, "-c", PAIRS], stdout=writers[0], stderr=writers[1]) as process:
+        for fd in writers:
+            os.close(fd)
+        while sink.fd is not None:
+            sink.serve()  # not only when something has come: the sockets are empty most of the time
+        assert process.wait(DEADLINE) == 0
+    assert [int(data) for _, data in chunks(sink.out.data)] == list(range(20000))
+
+
 def test_the_order_is_kept_when_all_is_read_in_the_end():
     sink, writers = framed(sinks.Memory())
     for number in range(100):
