@@ -10,12 +10,12 @@ import threading
 import time
 
 import pytest
+from conftest import DEADLINE
 
 from hako import sinks
 from hako.failure import Failure
 
 NO_LIMIT = 2**63 - 1
-DEADLINE = 60
 PYTHON = "/usr/bin/python3"
 
 
