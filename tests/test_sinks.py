@@ -10,8 +10,8 @@ import threading
 import time
 
 import pytest
-from conftest import DEADLINE
 
+from conftest import DEADLINE
 from hako import sinks
 from hako.failure import Failure
 
