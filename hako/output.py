@@ -34,13 +34,7 @@ class Stream:
 
     def write(self):
         """Write some of the rest to the sink, without waiting; return how much. BlockingIOError: nothing now."""
-        if not self.waits:
-            return os.write(self.sink, self.rest)
-        poll = select.poll()
-        poll.register(self.sink, select.POLLOUT)
-        if not poll.poll(0):
-            raise BlockingIOError(EAGAIN, "")
-        return os.write(self.sink, self.rest[:PIPE_BUF])  # for which there is room, by poll(2)
+        return write(self.sink, self.rest, self.waits)
 
 
 class Output:
@@ -157,6 +151,20 @@ class Output:
             for stream in waiting:
                 poll.unregister(stream.sink)
                 self.pass_on(stream)
+
+
+def write(fd, data, waits):
+    """Write some of DATA to FD, a write to which WAITS for its reader or not; return how much.
+
+    BlockingIOError: nothing now.
+    """
+    if not waits:
+        return os.write(fd, data)
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    if not poll.poll(0):
+        raise BlockingIOError(EAGAIN, "")
+    return os.write(fd, data[:PIPE_BUF])  # for which there is room, by poll(2)
 
 
 def streams():

@@ -1,7 +1,8 @@
 """The report: how PROG ended and what it used, as one JSON object. See hako-report(5)."""
 
 import time
-from _json import encode_basestring_ascii as quote  # not json: 8 ms, and this is one object
+
+from hako import json
 
 KEYS = (
     *("status", "code", "signal", "reason", "start_time", "real_time", "user_time", "system_time"),
@@ -49,18 +50,4 @@ def timestamp(seconds):
 
 def line(values):
     """VALUES, {key: text, number, bool, None or a dictionary of such}, as a line of JSON, bytes."""
-    return dumped(values).encode() + b"\n"
-
-
-def dumped(value):
-    """VALUE as JSON: a text, number, bool, None, or a dictionary of such."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{quote(key)}: {dumped(inner)}" for key, inner in value.items()) + "}"
-    if isinstance(value, str):
-        # What was no UTF-8 has no place in JSON: a lone surrogate is refused by many who read it.
-        return quote(value.encode(errors="surrogateescape").decode(errors="replace"))
-    if isinstance(value, float):
-        return f"{value:.6f}"
-    return str(value)
+    return json.dumped(values, ", ", ": ", "{:.6f}".format).encode() + b"\n"
