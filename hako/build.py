@@ -145,8 +145,7 @@ def enter(box, program, ids, layers=None):
     """Turn this process, alone in its new namespaces, into one inside BOX: root, mounts, names.
 
     IDS are the identity.IdMaps of its user namespace, or None; LAYERS the
-    overlay.Layers of its root, or None. Return the file systems of limited size
-    that were made: [(descriptor, mount point)].
+    overlay.Layers of its root, or None. Return the Builder, which has what was made.
     """
     target = None if box.target is None else open_target(box.target)
     sources = open_sources(box)
@@ -164,7 +163,7 @@ def enter(box, program, ids, layers=None):
     if box.hostname is not None:
         kernel.sethostname(box.hostname)
         program.say(f"hostname: {show(box.hostname)}")
-    return builder.sized
+    return builder
 
 
 def take_ids(uid, gid):
@@ -292,6 +291,10 @@ class Builder:
         if mount.size is not None:
             self.sized.append((fd, mount.dst))
         self.program.say(f"tmpfs: {show(mount.dst)}")
+
+    def made(self):
+        """The file systems that were made here for PROG: {steps: descriptor}, as `fresh` but for the device tree."""
+        return {steps: fd for steps, fd in self.fresh.items() if fd != self.dev}
 
     def owner(self):
         """Mount options that give a new file system to PROG."""

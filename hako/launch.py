@@ -24,6 +24,7 @@ class Launch:
     disks       a supervise.Disks, if there are records
     layers      the overlay.Layers of its root, or None
     changes     the changes.Listing of what has changed, or None
+    fresh       a supervise.Inbox of the file systems that are looked at for that; without layers
     pasta       the pasta.Pasta that does its network, or None
     sockets     the supervisor's, and the one through which the child sends it descriptors; or None
     inside      descriptor of its user namespace, received so, or None
@@ -34,7 +35,7 @@ class Launch:
     """
 
     __slots__ = (
-        *("began", "box", "changes", "channels", "disks", "ids", "inside", "layers", "pasta"),
+        *("began", "box", "changes", "channels", "disks", "fresh", "ids", "inside", "layers", "pasta"),
         *("pid_file", "prog", "records", "repeats", "sockets", "terminal", "waiting"),
     )
 
@@ -45,29 +46,28 @@ class Launch:
         self.pid_file = newfile.PidFile(pid_file) if pid_file is not None else None
         self.terminal = terminal()
         self.records = records()
+        self.changes = changes()
         self.disks = None if self.records is None else supervise.Disks()
         prog.identity.note_groups()
         self.ids = (box.ids or identity.id_maps(prog.identity)) if build.needs_user_namespace(box) else None
         self.channels = supervise.Channels()
-        self.layers = self.changes = self.inside = self.pasta = None
+        self.fresh = self.layers = self.inside = self.pasta = None
         if box.network == "pasta":
             from hako.pasta import Pasta  # here and below: loaded already, while the chain was prepared
 
             self.pasta = Pasta(box.pasta)
-        listening = changes is not None or self.pasta or (self.ids and self.ids.writer == "newuidmap")
+        listening = self.changes or self.pasta or (self.ids and self.ids.writer == "newuidmap")
         self.sockets = kernel.socketpair() if listening else None
         if box.overlay:
-            self.open_layers(changes)
+            self.open_layers()
 
-    def open_layers(self, changes):
-        """Open the layers of the overlay, and the file CHANGES, a path or None."""
+    def open_layers(self):
+        """Open the layers of the overlay."""
         from hako.overlay import Layers
 
         self.layers = Layers(self.box, self.ids is not None, build.open_target(self.box.target))
-        if changes is not None:
-            from hako.changes import Listing
-
-            self.changes = Listing(changes, self.layers)
+        if self.changes:
+            self.changes.refuse_in(self.layers)
         self.layers.make_work(self.ids.outside() if self.ids else None)
 
     def is_held(self):
@@ -97,6 +97,9 @@ class Launch:
             self.pasta.start(files, self.release)
         elif self.is_held():
             self.release()
+        if self.changes and not self.layers:
+            self.fresh = supervise.Inbox(self.sockets[0])
+            self.fresh.watch(files)
 
     def release(self):
         """Let the child go on."""
@@ -105,6 +108,15 @@ class Launch:
     def send(self, fd, name):
         """Send the supervisor the descriptor FD as NAME."""
         kernel.send_descriptor(self.sockets[1], fd, name)
+
+    def send_what_tells(self, made):
+        """Send the supervisor that by which it sees what PROG changes in what the build.Builder MADE has made."""
+        if self.layers is None:
+            from hako import fresh
+
+            fresh.send(made.made(), self.sockets[1])
+        elif self.box.overlay.upper is None:
+            self.send(self.layers.upper, b"upper")
 
     def send_namespace(self, name):
         """Send the supervisor this process's namespace NAME."""
@@ -124,16 +136,29 @@ class Launch:
             self.pasta.end()
         if self.pid_file:
             self.pid_file.remove()
-        if self.layers is None:
-            return
-        if self.inside is not None and self.ids.writer != "caller":
+        if self.inside is not None and self.ids.writer != "caller" and (self.layers or self.changes):
             # There it may go where PROG has made a directory that nobody may enter.
             kernel.setns(self.inside, kernel.CLONE_NEWUSER, "user namespace of the sandbox")
-        self.layers.remove_work()
-        if self.changes and ran:
-            if self.box.overlay.upper is None:
-                self.layers.upper = self.receive()
-            self.changes.write()
+        if self.layers:
+            self.layers.remove_work()
+        if self.changes:
+            found = self.changed() if ran else None
+            if found is not None:
+                self.changes.write(found)
+            self.changes.close()
+
+    def changed(self):
+        """Each changes.Change; None if the sandbox ended before it was made."""
+        if self.layers is None:
+            from hako import fresh
+
+            self.fresh.receive_the_rest()
+            return fresh.changes(self.fresh.held, self.box.mounts)
+        from hako.changes import LayerReader
+
+        if self.box.overlay.upper is None:
+            self.layers.upper = self.receive()
+        return None if self.layers.upper is None else LayerReader(self.layers).changes()
 
     def give_up(self):
         """Take away what was made outside, as far as that can be: something failed already, and that is to be told."""
@@ -169,9 +194,9 @@ class Launch:
 def enter(box, prog, files, records, waiting, repeats=False, terminal=lambda: None):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
 
-    FILES are the paths of --pid-file and --changes, or None each; RECORDS opens
-    the records.Records, TERMINAL the terminal.Terminal, and both may return
-    None; REPEATS: as in Launch.
+    FILES are the path of --pid-file or None, and what opens the changes.Listing;
+    RECORDS opens the records.Records, TERMINAL the terminal.Terminal, and each
+    of the three may return None; REPEATS: as in Launch.
     """
     program.check_kept(prog, waiting)  # before anything is opened
     launch = Launch(box, prog, files, records, waiting, repeats, terminal)
@@ -294,9 +319,10 @@ def become_inmate(launch):
     else:
         with call("setpgid"):
             os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
-    supervise.send_disks(build.enter(launch.box, launch.prog, launch.ids, launch.layers))
-    if launch.changes and launch.box.overlay.upper is None:
-        launch.send(launch.layers.upper, b"upper")
+    made = build.enter(launch.box, launch.prog, launch.ids, launch.layers)
+    supervise.send_disks(made.sized)
+    if launch.changes:
+        launch.send_what_tells(made)
     host_uid = launch.ids.host_uid(launch.prog.identity) if launch.ids else None
     own_terminal = ()
     if launch.terminal is not None:

@@ -33,6 +33,8 @@ Options:
   --limit-output=SIZE    bytes on stdout and stderr together; what fits is passed on
   --seccomp=RULES        rules for system calls: a built-in profile, a file, or none
   --tty                  PROG gets a terminal of its own, with job control, in the place of the caller's
+  --changes=FILE         write what was added, changed and deleted in the root and in each tmpfs to FILE at the end,
+                         - for stderr
   --report=FILE          write how PROG ended and what it used to FILE, - for stderr
   --print                print the policy, with what it includes and these options, and end
   -v, --verbose          say each step on stderr, and the report unless it goes to a file
@@ -74,13 +76,16 @@ def prepare(args):
         build.check(box)
         program.environment(prog)
     records = recorder(args["--report"] or ("-" if args["--verbose"] else None))
+    listing = lister(args["--changes"], box)
     terminal = own_terminal() if args["--tty"] else lambda: None
     last = args["PROG"] not in core.COMMANDS
     limited = limiting(wanted, records)
     confined = confining(wanted, last, verbose)
+    lists = []
     steps = [
+        lambda: lists.append(listing()),  # now: behind a limit of output, stderr is not the caller's any more
         *limited,
-        lambda: build_around(wanted, box, prog, records, bool(limited), terminal),
+        lambda: build_around(wanted, box, prog, lists.pop, records, bool(limited), terminal),
         *confined,
         lambda: verbose(f"execute: {show(args['PROG'])}"),
     ]
@@ -123,6 +128,20 @@ def recorder(path):
     if not core.moved:
         Records.check(path)
     return lambda: Records(say, path)
+
+
+def lister(path, box):
+    """What opens the changes.Listing PATH, the value of --changes, of the Sandbox BOX; None for no list."""
+    if path is None:
+        return lambda: None
+    if not box.writable and not any(isinstance(mount, sandbox.Tmpfs) for mount in box.mounts):
+        raise Failure("--changes: the root is read-only and there is no tmpfs: nothing is there to be changed")
+    from hako import fresh, newfile  # noqa: F401  launch wants it when nothing may be imported any more
+    from hako.changes import Listing
+
+    if not core.moved:
+        newfile.check("--changes", path)
+    return lambda: Listing(path)
 
 
 def start_of(wanted, verbose):
@@ -173,15 +192,16 @@ def describe(wanted):
     )
 
 
-def build_around(wanted, box, prog, records, limited, terminal):
+def build_around(wanted, box, prog, listing, records, limited, terminal):
     """Build the Sandbox BOX of the policy WANTED around this process, which is to be PROG.
 
-    LIMITED: there is somebody outside who writes the report that RECORDS opens,
-    and sees how this ends. TERMINAL opens the terminal.Terminal, or returns None.
+    LISTING returns the changes.Listing, or None. LIMITED: there is somebody
+    outside who writes the report that RECORDS opens, and sees how this ends.
+    TERMINAL opens the terminal.Terminal, or returns None.
     """
     prog.env = policy.variables(wanted)  # in a chain it is only now the caller's
     records = no_records if limited else records
-    launch.enter(box, prog, (None, None), records, core.waiting, repeats=limited, terminal=terminal)
+    launch.enter(box, prog, (None, listing), records, core.waiting, repeats=limited, terminal=terminal)
 
 
 def limiting(wanted, records):
