@@ -188,6 +188,16 @@ def test_mounts_of_prog_hide_nothing(who):
     assert found == {("/more/x", "added", "file", 2)}
 
 
+def test_a_root_that_prog_makes_writable_is_listed(who):
+    """With a capability that undoes all that."""
+    code = "mount -o remount,rw,bind / && echo x >/x && umount /more && echo x >/more/x && mount -t tmpfs none /more"
+    options = ["--cap-add=sys_admin", "--uid=0", "--gid=0", *FILES]
+    assert changed(who, SYSTEM, code, options=options) == {
+        ("/x", "added", "file", 2),
+        ("/more/x", "added", "file", 2),
+    }
+
+
 def test_names_of_any_kind(who):
     names = [b"\xff", b"a\xc3", b'quote"\\', b"tab\t\nline", b"\xed\xb3\xbf", b"\x1b[2J", "\U0001f600".encode()]
     path = who.box.parent / "list"

@@ -2,7 +2,8 @@
 
 Usage:
   hako-policy [options] [--ro-bind=SPEC]... [--rw-bind=SPEC]... [--tmpfs=SPEC]... [--symlink=SPEC]...
-              [--file=SPEC]... [--env=SPEC]... POLICY [--] [PROG [ARG...]]
+              [--file=SPEC]... [--env=SPEC]... [--cap-add=CAP]... [--keep-fd=N]...
+              POLICY [--] [PROG [ARG...]]
   hako-policy (--help | --version)
 
 Options:
@@ -20,6 +21,8 @@ Options:
   --uid=N                user id of PROG inside
   --gid=N                group id of PROG inside
   -c, --chdir=DIR        current directory of PROG, inside
+  --cap-add=CAP          capability that PROG keeps, repeatable; all for every one; else it has none
+  --keep-fd=N            descriptor that PROG keeps, repeatable; else only 0, 1 and 2
   -H, --hostname=NAME    host name inside
   -N, --network=NET      none, host, or the file of a network namespace
   --limit-as=SIZE        address space of each process; past it, mmap and brk fail with ENOMEM
@@ -69,7 +72,7 @@ def prepare(args):
         args["PROG"], *args["ARG"] = wanted.cmdline or (os.environ.get("SHELL") or "/bin/sh",)
     verbose = say if args["--verbose"] else silent
     verbose(f"policy: {wanted.name}")
-    prog = start_of(wanted, verbose)
+    prog = start_of(wanted, args, verbose)
     box = describe(wanted)
     core.held = prog.identity.held()
     if not core.moved:
@@ -80,7 +83,7 @@ def prepare(args):
     terminal = own_terminal() if args["--tty"] else lambda: None
     last = args["PROG"] not in core.COMMANDS
     limited = limiting(wanted, records)
-    confined = confining(wanted, last, verbose)
+    confined = confining(wanted, prog.identity.held(), last, verbose)
     lists = []
     steps = [
         lambda: lists.append(listing()),  # now: behind a limit of output, stderr is not the caller's any more
@@ -144,26 +147,26 @@ def lister(path, box):
     return lambda: Listing(path)
 
 
-def start_of(wanted, verbose):
-    """The program.Program of the policy WANTED; VERBOSE takes a line of --verbose."""
+def start_of(wanted, args, verbose):
+    """The program.Program of the policy WANTED and the options ARGS; VERBOSE takes a line of --verbose."""
     return program.Program(
-        identity=who(wanted),
+        identity=who(wanted, args["--cap-add"]),
         env=policy.variables(wanted),
         chdir=wanted.cwd or "/",
-        keep_fds=[],
+        keep_fds=[program.descriptor(text) for text in args["--keep-fd"]],
         name=None,
         say=verbose,
     )
 
 
-def who(wanted):
-    """The identity.Identity of the policy WANTED.
+def who(wanted, cap_add):
+    """The identity.Identity of the policy WANTED, with the capabilities CAP_ADD, names.
 
     Its uid and gid say what PROG is inside. Other groups are taken away with
     them from who may do that, root; from others only if user or group asks for it.
     """
     group = wanted.group if wanted.gid is None else str(wanted.gid)
-    found = identity.resolve(wanted.user, group, ())
+    found = identity.resolve(wanted.user, group, cap_add)
     if wanted.uid is not None:
         found.uid = wanted.uid
     may = kernel.capable(identity.CAP_SETGID)
@@ -239,9 +242,12 @@ def shared_limits(wanted):
     return Limits(**given, files=files, called={**called, **{name: f"cgroup.{name}" for _, name, _ in files}})
 
 
-def confining(wanted, last, verbose):
-    """The steps that restrict PROG, inside: resource limits, Landlock, system calls. LAST: PROG comes next."""
-    steps, domain, filtered = [], restricting(wanted), filtering(wanted, last)
+def confining(wanted, held, last, verbose):
+    """The steps that restrict PROG, inside: resource limits, Landlock, system calls.
+
+    HELD are the numbers of its capabilities. LAST: PROG comes next.
+    """
+    steps, domain, filtered = [], restricting(wanted), filtering(wanted, held, last)
     if domain is not None:
         steps.append(domain.make)  # before there is a limit of descriptors or memory
     steps += limiting_each(wanted, verbose)
@@ -302,9 +308,9 @@ def explain():
     core.execute = landlock.explained(core.execute, "see landlock in the policy")
 
 
-def filtering(wanted, last):
-    """The step that loads the filter of system calls of the policy WANTED, None if it has none. LAST: PROG is next."""
-    code = policy.filter_program(wanted)
+def filtering(wanted, held, last):
+    """The step that loads the filter of the policy WANTED, None if it has none. HELD, LAST: see above."""
+    code = policy.filter_program(wanted, held)
     if code is None:
         return None
     from hako import start
