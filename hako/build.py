@@ -254,6 +254,8 @@ class Builder:
             how = "rw" if self.box.writable else "ro"
         else:
             self.root = self.fresh[()] = self.layers.mount(self.target)
+            if self.box.overlay.size is not None:
+                self.sized.append((self.layers.upper, "/"))
             how = f"changes to {self.layers.told()}"
         kernel.move_mount(self.root, self.target, show(self.box.target))
         self.program.say(f"root: {show(self.box.target)} {how},nosuid,nodev")
