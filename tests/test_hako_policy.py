@@ -309,6 +309,8 @@ def test_a_mount_point_swapped_meanwhile(who, place):
         (["--cap-add=nonsense", "kiss"], "--cap-add: no such capability: 'nonsense'"),
         (["--keep-fd=77", "kiss"], "--keep-fd: not open: '77'"),
         (["--keep-fd=2", "kiss"], "--keep-fd: 0, 1 and 2 are always kept: '2'"),
+        (["--tty", "--no-tty", "kiss"], "--tty and --no-tty: one of them"),
+        (["--tty", "kiss"], "--tty: stdin is not a terminal"),
         (["--hostname=", "kiss"], "--hostname: not of 1 to 64 bytes: ''"),
         (
             ["--network=nowhere", "kiss"],

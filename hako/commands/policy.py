@@ -35,7 +35,9 @@ Options:
   --limit-pids=N         processes and threads of all together; past it, fork fails with EAGAIN
   --limit-output=SIZE    bytes on stdout and stderr together; what fits is passed on
   --seccomp=RULES        rules for system calls: a built-in profile, a file, or none
-  --tty                  PROG gets a terminal of its own, with job control, in the place of the caller's
+  --tty                  PROG gets a terminal of its own, with job control, in the place of the caller's;
+                         so without this option, if PROG has no ARG and stdin, stdout and stderr are that
+  --no-tty               PROG gets no terminal of its own
   --changes=FILE         write what was added, changed and deleted in the root and in each tmpfs to FILE at the end,
                          - for stderr
   --report=FILE          write how PROG ended and what it used to FILE, - for stderr
@@ -70,6 +72,7 @@ def prepare(args):
         core.print_out(os.fsencode(policy.to_toml(wanted)))
     if args["PROG"] is None:
         args["PROG"], *args["ARG"] = wanted.cmdline or (os.environ.get("SHELL") or "/bin/sh",)
+    terminal = own_terminal(args)
     verbose = say if args["--verbose"] else silent
     verbose(f"policy: {wanted.name}")
     prog = start_of(wanted, args, verbose)
@@ -80,7 +83,6 @@ def prepare(args):
         program.environment(prog)
     records = recorder(args["--report"] or ("-" if args["--verbose"] else None))
     listing = lister(args["--changes"], box)
-    terminal = own_terminal() if args["--tty"] else lambda: None
     last = args["PROG"] not in core.COMMANDS
     limited = limiting(wanted, records)
     confined = confining(wanted, prog.identity.held(), last, verbose)
@@ -95,11 +97,19 @@ def prepare(args):
     return lambda: enter(steps)
 
 
-def own_terminal():
-    """What opens the terminal that PROG gets, one that is not the caller's."""
+def own_terminal(args):
+    """What opens the terminal that PROG gets, one that is not the caller's, or returns None, as ARGS say.
+
+    Without a word of it, a PROG without ARG at a terminal is taken for a shell,
+    or the like of it. Any other may be somebody's who ignores ^C, which is to end it.
+    """
+    if args["--tty"] and args["--no-tty"]:
+        raise Failure("--tty and --no-tty: one of them")
+    if not args["--tty"] and (args["--no-tty"] or args["ARG"] or core.moved or not os.isatty(0)):
+        return lambda: None
     from hako import terminal
 
-    return terminal.prepare()
+    return terminal.prepare() if args["--tty"] else terminal.imply()
 
 
 def enter(steps):
