@@ -1,9 +1,9 @@
 """What a sandbox changed in the file systems that were made for it: its empty root, each tmpfs.
 
 Before PROG runs they are read by the process inside that made them. What it found
-goes out, with copies of their mounts, below which nothing is mounted. The
-supervisor compares, once nobody is in there any more. As in hako.changes, which
-does the reading, what is there is PROG's work.
+goes out, with copies of their mounts, below which nothing is mounted. A supervisor
+compares, once nobody is in there any more: the outermost, which no limit ends. As
+in hako.changes, which does the reading, what is there is PROG's work.
 """
 
 import json
@@ -11,11 +11,61 @@ import os
 import stat
 
 from hako import changes as reading
-from hako import kernel, sandbox
+from hako import kernel, sandbox, supervise
 from hako.failure import call, refused, show
 
-FOUND = b"found"  # the name of the file that says what was there; a file system has that of its place
+# The names of what is sent: of the file that says what was there, and of the user
+# namespace whose ids are those in there. A file system has the name of its place.
+FOUND, USER = b"found", b"user"
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+class Watch(supervise.Inbox):
+    """Sees what changes in a sandbox.
+
+    listing   the changes.Listing to write
+    tree      sandbox.Sandbox.mounts, which has what files were there at first
+    sender    the socket by which it is told, or None where there is nobody to tell
+    """
+
+    __slots__ = ("listing", "sender", "tree")
+
+    def __init__(self, listing, tree):
+        socket, self.sender = kernel.socketpair()
+        super().__init__(socket)
+        self.listing, self.tree = listing, tree
+
+    def watch(self, files):
+        """As Inbox.watch(), in the process that sees."""
+        self.close_sender()
+        super().watch(files)
+
+    def hand_over(self):
+        """Have the next supervisor of limits, watch and finish."""
+        supervise.watched.append(self)
+        supervise.at_end.append(self.finish)
+
+    def take_back(self):
+        """Undo that, inside: those that come behind have nothing to do with it."""
+        supervise.watched.remove(self)
+        supervise.at_end.remove(self.finish)
+
+    def close_sender(self):
+        """Let go of it, where nobody tells."""
+        os.close(self.sender)
+        self.sender = None
+
+    def finish(self, supervisor):
+        """Write the list if PROG ran, as SUPERVISOR, a supervise.Supervisor, knows; nobody is in there any more."""
+        self.receive_the_rest()
+        held = {name: fd for fd, name in self.held}
+        if supervisor is None or supervisor.code is None or not supervisor.runs() or FOUND not in held:
+            self.listing.close()
+            return
+        if USER in held:  # there this may go where PROG has made a directory that nobody may enter
+            kernel.setns(held.pop(USER), kernel.CLONE_NEWUSER, "user namespace of the sandbox")
+        self.listing.write(changes(held, self.tree))
+        self.listing.close()
 
 
 class Reader(reading.Reader):
@@ -119,18 +169,16 @@ def unpacked(mode, uid, gid, size):
 
 
 def changes(held, tree):
-    """Each Change in the file systems HELD, [(descriptor, name)] as send() has sent them; None if it has not.
+    """Yield each Change in the file systems HELD, {name: descriptor} as send() has sent them.
 
-    TREE has the entries of sandbox.Sandbox.mounts, with what files were there.
+    TREE as in Watch.
     """
-    *systems, (fd, name) = held or [(None, b"")]
-    if name != FOUND:
-        return None
-    with open(fd, "rb") as file:
+    with open(held.pop(FOUND), "rb") as file:
         file.seek(0)
         found = json.loads(file.read())
     contents = {name_of(sandbox.steps(entry.dst)): data for entry in tree if (data := contents_of(entry)) is not None}
-    return (change for fd, path in systems for change in reader(fd, path, found, contents).changes())
+    for path, fd in held.items():
+        yield from reader(fd, path, found, contents).changes()
 
 
 def reader(fd, path, found, contents):

@@ -23,8 +23,8 @@ class Launch:
     records     a records.Records, or None
     disks       a supervise.Disks, if there are records
     layers      the overlay.Layers of its root, or None
-    changes     the changes.Listing of what has changed, or None
-    fresh       a supervise.Inbox of the file systems that are looked at for that; without layers
+    changes     the changes.Listing of what has changed in the layers, or None
+    watch       a fresh.Watch of what changes where there are none, or None
     pasta       the pasta.Pasta that does its network, or None
     sockets     the supervisor's, and the one through which the child sends it descriptors; or None
     inside      descriptor of its user namespace, received so, or None
@@ -35,8 +35,8 @@ class Launch:
     """
 
     __slots__ = (
-        *("began", "box", "changes", "channels", "disks", "fresh", "ids", "inside", "layers", "pasta"),
-        *("pid_file", "prog", "records", "repeats", "sockets", "terminal", "waiting"),
+        *("began", "box", "changes", "channels", "disks", "ids", "inside", "layers", "pasta"),
+        *("pid_file", "prog", "records", "repeats", "sockets", "terminal", "waiting", "watch"),
     )
 
     def __init__(self, box, prog, files, records, waiting, repeats, terminal):
@@ -46,12 +46,12 @@ class Launch:
         self.pid_file = newfile.PidFile(pid_file) if pid_file is not None else None
         self.terminal = terminal()
         self.records = records()
-        self.changes = changes()
+        self.changes, self.watch = (changes(), None) if box.overlay else (None, changes())
         self.disks = None if self.records is None else supervise.Disks()
         prog.identity.note_groups()
         self.ids = (box.ids or identity.id_maps(prog.identity)) if build.needs_user_namespace(box) else None
         self.channels = supervise.Channels()
-        self.fresh = self.layers = self.inside = self.pasta = None
+        self.layers = self.inside = self.pasta = None
         if box.network == "pasta":
             from hako.pasta import Pasta  # here and below: loaded already, while the chain was prepared
 
@@ -97,9 +97,10 @@ class Launch:
             self.pasta.start(files, self.release)
         elif self.is_held():
             self.release()
-        if self.changes and not self.layers:
-            self.fresh = supervise.Inbox(self.sockets[0])
-            self.fresh.watch(files)
+        if self.watch and self.repeats:  # there is somebody outside who sees
+            self.watch.close_sender()
+        elif self.watch:
+            self.watch.watch(files)
 
     def release(self):
         """Let the child go on."""
@@ -110,19 +111,19 @@ class Launch:
         kernel.send_descriptor(self.sockets[1], fd, name)
 
     def send_what_tells(self, made):
-        """Send the supervisor that by which it sees what PROG changes in what the build.Builder MADE has made."""
-        if self.layers is None:
+        """Send that by which it is seen what PROG changes in what the build.Builder MADE has made."""
+        if self.changes and self.box.overlay.upper is None:
+            self.send(self.layers.upper, b"upper")
+        if self.watch:
             from hako import fresh
 
-            fresh.send(made.made(), self.sockets[1])
-        elif self.box.overlay.upper is None:
-            self.send(self.layers.upper, b"upper")
+            fresh.send(made.made(), self.watch.sender)
 
-    def send_namespace(self, name):
-        """Send the supervisor this process's namespace NAME."""
+    def send_namespace(self, name, socket=None):
+        """Send the supervisor this process's namespace NAME, through SOCKET if it has another one for that."""
         with call(f"open /proc/self/ns/{name}", "hako needs /proc"):
             fd = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        self.send(fd, name.encode())
+        kernel.send_descriptor(socket or self.sockets[1], fd, name.encode())
         os.close(fd)
 
     def receive(self):
@@ -136,29 +137,23 @@ class Launch:
             self.pasta.end()
         if self.pid_file:
             self.pid_file.remove()
-        if self.inside is not None and self.ids.writer != "caller" and (self.layers or self.changes):
+        if self.layers is None:
+            return
+        if self.inside is not None and self.ids.writer != "caller":
             # There it may go where PROG has made a directory that nobody may enter.
             kernel.setns(self.inside, kernel.CLONE_NEWUSER, "user namespace of the sandbox")
-        if self.layers:
-            self.layers.remove_work()
-        if self.changes:
-            found = self.changed() if ran else None
-            if found is not None:
-                self.changes.write(found)
-            self.changes.close()
+        self.layers.remove_work()
+        if self.changes and ran:
+            self.list_changes()
 
-    def changed(self):
-        """Each changes.Change; None if the sandbox ended before it was made."""
-        if self.layers is None:
-            from hako import fresh
-
-            self.fresh.receive_the_rest()
-            return fresh.changes(self.fresh.held, self.box.mounts)
+    def list_changes(self):
+        """Write the list of what is in the upper layer, unless the sandbox ended before there was one."""
         from hako.changes import LayerReader
 
         if self.box.overlay.upper is None:
             self.layers.upper = self.receive()
-        return None if self.layers.upper is None else LayerReader(self.layers).changes()
+        if self.layers.upper is not None:
+            self.changes.write(LayerReader(self.layers).changes())
 
     def give_up(self):
         """Take away what was made outside, as far as that can be: something failed already, and that is to be told."""
@@ -176,6 +171,8 @@ class Launch:
             self.put_away(ran=supervisor.runs())
         else:
             self.give_up()
+        if self.watch and not self.repeats and failure is None:
+            self.watch.finish(supervisor)
         if self.records is None:
             return status
         return self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
@@ -194,9 +191,10 @@ class Launch:
 def enter(box, prog, files, records, waiting, repeats=False, terminal=lambda: None):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
 
-    FILES are the path of --pid-file or None, and what opens the changes.Listing;
-    RECORDS opens the records.Records, TERMINAL the terminal.Terminal, and each
-    of the three may return None; REPEATS: as in Launch.
+    FILES are the path of --pid-file or None, and what opens the changes.Listing
+    or, without an overlay, the fresh.Watch; RECORDS opens the records.Records,
+    TERMINAL the terminal.Terminal, and each of the three may return None;
+    REPEATS: as in Launch.
     """
     program.check_kept(prog, waiting)  # before anything is opened
     launch = Launch(box, prog, files, records, waiting, repeats, terminal)
@@ -286,6 +284,8 @@ def enter_user_namespace(launch):
         launch.send_namespace("user")
     if ids and launch.pasta:
         launch.send_namespace("net")
+    if ids and launch.watch and ids.writer != "caller":
+        launch.send_namespace("user", launch.watch.sender)
     if launch.is_held() and not os.read(launch.channels.alive[0], 1):
         os._exit(FAILED)  # the supervisor has failed, and said why
     if ids:
@@ -321,8 +321,7 @@ def become_inmate(launch):
             os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
     made = build.enter(launch.box, launch.prog, launch.ids, launch.layers)
     supervise.send_disks(made.sized)
-    if launch.changes:
-        launch.send_what_tells(made)
+    launch.send_what_tells(made)
     host_uid = launch.ids.host_uid(launch.prog.identity) if launch.ids else None
     own_terminal = ()
     if launch.terminal is not None:

@@ -14,8 +14,11 @@ EPERM, ESRCH = 1, 3
 # Sockets to supervisors, all close-on-exec, that want to have the file systems of limited size.
 disks = []
 
-# Called by a supervisor when all is over: what another of the chain does, unless it was killed.
+# Called by a supervisor, with itself, when all is over: what another of the chain does, unless it was killed.
 at_end = []
+
+# What is to be watched meanwhile by who calls those: each has watch(), as Inbox.
+watched = []
 
 
 class Channels:

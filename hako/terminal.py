@@ -48,7 +48,7 @@ def open_outside():
     """The Terminal, opened now: inside an outer sandbox the caller's terminal may not be ours to open."""
     terminal = Terminal()
     program.needed += [terminal.keyboard, terminal.screen]
-    supervise.at_end.append(lambda: put_back(terminal.keyboard, terminal.saved))
+    supervise.at_end.append(lambda _: put_back(terminal.keyboard, terminal.saved))
     return terminal
 
 

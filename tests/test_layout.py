@@ -45,7 +45,7 @@ PLAN = {
     "outside": BASE | {"kernel"},
     "subids": BASE | {"identity", "kernel", "outside", "values"},
     "changes": BASE | {"kernel", "newfile", "overlay"},
-    "fresh": BASE | {"changes", "kernel", "sandbox"},
+    "fresh": BASE | {"changes", "kernel", "sandbox", "supervise"},
     "pasta": BASE | {"build", "identity", "kernel", "outside"},
     "launch": BASE
     | {

@@ -125,6 +125,14 @@ def test_many_file_systems(who):
     assert changed(who, SYSTEM, code, options=options) == {(f"/t/{i}/x", "added", "file", 0) for i in range(300)}
 
 
+def test_without_proc(who):
+    code = "mkdir /tmp/a; : >/tmp/a/x; chmod 0 /tmp/a"
+    found = {("/tmp/a", "added", "directory", None), ("/tmp/a/x", "added", "file", 0)}
+    policy = f"mount_new_procfs = false\n{SYSTEM}"
+    for limits in ((), ("--limit-walltime=50",)):
+        assert changed(who, policy, code, options=limits) == found
+
+
 # PROG is hostile
 
 
@@ -280,10 +288,11 @@ def test_the_list_is_there_only_if_prog_ran(who, place, limits):
     assert sorted(os.listdir(place)) == ["box", "list", "policy.toml", "report"]
 
 
-def test_a_signal_that_ends_the_sandbox(who, place):
+@pytest.mark.parametrize("limits", [(), ("--limit-walltime=50",)])
+def test_a_signal_that_ends_the_sandbox(who, place, limits):
     path = place / "policy.toml"
     path.write_text(SYSTEM)
-    argv = ["hako-policy", f"--changes={place}/list", path, "/bin/sh", "-c", "echo >/tmp/x; echo up; read x"]
+    argv = ["hako-policy", f"--changes={place}/list", *limits, path, "/bin/sh", "-c", "echo >/tmp/x; echo up; read x"]
     process = who.start(*argv, stdin=subprocess.PIPE)
     assert up(process) == "up\n"
     process.send_signal(signal.SIGTERM)
@@ -291,9 +300,23 @@ def test_a_signal_that_ends_the_sandbox(who, place):
     assert (process.returncode, told(place / "list")) == (143, {("/tmp/x", "added", "file", 1)})
 
 
-def test_a_limit_that_strikes_leaves_no_list(who, place):
-    done = sh(who, SYSTEM, "echo >/tmp/x; sleep 30", options=[f"--changes={place}/list", "--limit-walltime=0.5"])
-    assert (done.returncode, sorted(os.listdir(place))) == (124, ["box", "policy.toml"])
+def test_a_limit_that_strikes(who, place, delegated):
+    """It ends the sandbox, and not who sees what is left of it, also by the rights of those inside."""
+    code = "mkdir /tmp/a; echo >/tmp/a/x; chmod 0 /tmp/a;"
+    found = {("/tmp/a", "added", "directory", None), ("/tmp/a/x", "added", "file", 1)}
+    for more, limit in (("sleep 30", "walltime=0.5"), ("yes", "output=4K"), ("while :; do sleep 30 & done", "pids=20")):
+        done = sh(who, SYSTEM, code + more, options=[f"--changes={place}/list", f"--limit-{limit}"])
+        assert (done.returncode, told(place / "list")) == (124, found), limit
+        (place / "list").unlink()
+        delegated.wait_until_empty()
+
+
+def test_links_behind_it_know_nothing_of_it(who, place):
+    argv = ["hako-limit", "--time=30", "--output=1K", "/bin/sh", "-c", "echo x >/tmp/x; echo out"]
+    for limits in ((), ("--limit-walltime=50",)):
+        done = run(who, SYSTEM, *argv, options=[f"--changes={place}/list", *limits])
+        assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "")
+        assert told(place / "list") == {("/tmp/x", "added", "file", 2)}
 
 
 @pytest.mark.parametrize(
@@ -318,13 +341,14 @@ def test_a_list_that_cannot_be(who, place, policy, path, message):
 
 
 @pytest.mark.root
-def test_a_list_on_a_full_disk(who, place):
+@pytest.mark.parametrize("limits", [(), ("--limit-walltime=50",)])
+def test_a_list_on_a_full_disk(who, place, limits):
     disk = place / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k,mode=777", "none", disk], check=True)
     try:
         (disk / "fill").write_bytes(b"x" * 4096)
-        done = sh(who, SYSTEM, "echo x >/tmp/x", options=[f"--changes={disk}/list"])
+        done = sh(who, SYSTEM, "echo x >/tmp/x", options=[f"--changes={disk}/list", *limits])
         assert (done.returncode, done.stderr) == (125, f"hako-policy: write {disk}/list: No space left on device\n")
         assert os.listdir(disk) == ["fill"]
     finally:
@@ -333,11 +357,8 @@ def test_a_list_on_a_full_disk(who, place):
 
 def test_in_a_sandbox_of_another(who):
     """The file is one inside."""
-    inner = (
-        "mount_new_procfs = false\nmounts = [{ source = '/bin', target = '/bin' }, { source = '/usr', target = '/usr' }"
-    )
-    inner += "".join(f", {{ source = '{lib}', target = '{lib}', optional = true }}" for lib in ("/lib", "/lib64"))
-    (who.box.parent / "inner.toml").write_text(inner + "]\n")
+    shown = (f"{{ source = '{name}', target = '{name}' }}" for name in ("/bin", "/usr", "/lib", "/lib64"))
+    (who.box.parent / "inner.toml").write_text(f"mount_new_procfs = false\nmounts = [{', '.join(shown)}]\n")
     ids = ["--uid=5", "--gid=5"] if who.name == "root" else []
     argv = ["hako-policy", "--changes=/list", "--tmpfs=/t", who.box.parent / "inner.toml", "/bin/touch", "/t/x"]
     path = who.box.parent / "list"

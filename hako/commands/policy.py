@@ -82,15 +82,15 @@ def prepare(args):
         build.check(box)
         program.environment(prog)
     records = recorder(args["--report"] or ("-" if args["--verbose"] else None))
-    listing = lister(args["--changes"], box)
+    watcher = watching(args["--changes"], box)
     last = args["PROG"] not in core.COMMANDS
     limited = limiting(wanted, records)
     confined = confining(wanted, prog.identity.held(), last, verbose)
-    lists = []
+    watches = []
     steps = [
-        lambda: lists.append(listing()),  # now: behind a limit of output, stderr is not the caller's any more
+        lambda: watches.append(watcher(bool(limited))),  # now: behind a limit of output, stderr is not the caller's
         *limited,
-        lambda: build_around(wanted, box, prog, lists.pop, records, bool(limited), terminal),
+        lambda: build_around(wanted, box, prog, watches.pop(), records, bool(limited), terminal),
         *confined,
         lambda: verbose(f"execute: {show(args['PROG'])}"),
     ]
@@ -143,18 +143,28 @@ def recorder(path):
     return lambda: Records(say, path)
 
 
-def lister(path, box):
-    """What opens the changes.Listing PATH, the value of --changes, of the Sandbox BOX; None for no list."""
+def watching(path, box):
+    """What makes the fresh.Watch that lists the changes in the Sandbox BOX in PATH, the value of --changes; or None.
+
+    It is told whether a supervisor of limits is to see them.
+    """
     if path is None:
-        return lambda: None
+        return lambda _: None
     if not box.writable and not any(isinstance(mount, sandbox.Tmpfs) for mount in box.mounts):
         raise Failure("--changes: the root is read-only and there is no tmpfs: nothing is there to be changed")
-    from hako import fresh, newfile  # noqa: F401  launch wants it when nothing may be imported any more
+    from hako import fresh, newfile
     from hako.changes import Listing
 
     if not core.moved:
         newfile.check("--changes", path)
-    return lambda: Listing(path)
+
+    def watch(limited):
+        made = fresh.Watch(Listing(path), box.mounts)
+        if limited:
+            made.hand_over()
+        return made
+
+    return watch
 
 
 def start_of(wanted, args, verbose):
@@ -205,16 +215,18 @@ def describe(wanted):
     )
 
 
-def build_around(wanted, box, prog, listing, records, limited, terminal):
+def build_around(wanted, box, prog, watch, records, limited, terminal):
     """Build the Sandbox BOX of the policy WANTED around this process, which is to be PROG.
 
-    LISTING returns the changes.Listing, or None. LIMITED: there is somebody
-    outside who writes the report that RECORDS opens, and sees how this ends.
-    TERMINAL opens the terminal.Terminal, or returns None.
+    WATCH is the fresh.Watch, or None. LIMITED: there is somebody outside who has
+    that and the report that RECORDS opens, and sees how this ends. TERMINAL opens
+    the terminal.Terminal, or returns None.
     """
     prog.env = policy.variables(wanted)  # in a chain it is only now the caller's
     records = no_records if limited else records
-    launch.enter(box, prog, (None, listing), records, core.waiting, repeats=limited, terminal=terminal)
+    if watch and limited:
+        watch.take_back()
+    launch.enter(box, prog, (None, lambda: watch), records, core.waiting, repeats=limited, terminal=terminal)
 
 
 def limiting(wanted, records):
