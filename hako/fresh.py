@@ -12,7 +12,7 @@ import stat
 
 from hako import changes as reading
 from hako import kernel, sandbox, supervise
-from hako.failure import call, refused, show
+from hako.failure import call, show
 
 # The names of what is sent: of the file that says what was there, and of the user
 # namespace whose ids are those in there. A file system has the name of its place.
@@ -41,7 +41,7 @@ class Watch(supervise.Inbox):
         super().watch(files)
 
     def hand_over(self):
-        """Have the next supervisor of limits, watch and finish."""
+        """Have the next supervisor of limits watch and finish."""
         supervise.watched.append(self)
         supervise.at_end.append(self.finish)
 
@@ -56,7 +56,7 @@ class Watch(supervise.Inbox):
         self.sender = None
 
     def finish(self, supervisor):
-        """Write the list if PROG ran, as SUPERVISOR, a supervise.Supervisor, knows; nobody is in there any more."""
+        """Write the list if PROG ran, as SUPERVISOR knows, which is None if not; nobody is in there any more."""
         self.receive_the_rest()
         held = {name: fd for fd, name in self.held}
         if supervisor is None or supervisor.code is None or not supervisor.runs() or FOUND not in held:
@@ -126,10 +126,7 @@ class Reader(reading.Reader):
 
 def read(directory, name, size):
     """The first SIZE bytes of the file NAME in DIRECTORY."""
-    try:
-        fd = kernel.openat2(directory, name, READ, reading.BENEATH, show(name))
-    except OSError as err:
-        raise refused(f"open {show(name)}", err.errno) from err
+    fd = kernel.openat2(directory, name, READ, reading.BENEATH, show(name))
     with open(fd, "rb") as file, call(f"read {show(name)}"):
         return file.read(size)
 

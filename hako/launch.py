@@ -171,8 +171,8 @@ class Launch:
             self.put_away(ran=supervisor.runs())
         else:
             self.give_up()
-        if self.watch and not self.repeats and failure is None:
-            self.watch.finish(supervisor)
+        if self.watch and not self.repeats:
+            self.watch.finish(supervisor if failure is None else None)
         if self.records is None:
             return status
         return self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
