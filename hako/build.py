@@ -153,8 +153,7 @@ def enter(box, program, ids, layers=None):
     """Turn this process, alone in its new namespaces, into one inside BOX: root, mounts, names.
 
     IDS are the identity.IdMaps of its user namespace, or None; LAYERS the
-    overlay.Layers of its root, or None. Return the file systems of limited size
-    that were made: [(descriptor, mount point)].
+    overlay.Layers of its root, or None. Return the Builder, which has what was made.
     """
     target = None if box.target is None else open_target(box.target)
     sources = open_sources(box)
@@ -172,7 +171,7 @@ def enter(box, program, ids, layers=None):
     if box.hostname is not None:
         kernel.sethostname(box.hostname)
         program.say(f"hostname: {show(box.hostname)}")
-    return builder.sized
+    return builder
 
 
 def take_ids(uid, gid):
@@ -264,6 +263,8 @@ class Builder:
             how = "rw" if self.box.writable else "ro"
         else:
             self.root = self.fresh[()] = self.layers.mount(self.target)
+            if self.box.overlay.size is not None:
+                self.sized.append((self.layers.upper, "/"))
             how = f"changes to {self.layers.told()}"
         kernel.move_mount(self.root, self.target, show(self.box.target))
         self.program.say(f"root: {show(self.box.target)} {how},nosuid,nodev")
@@ -309,6 +310,10 @@ class Builder:
         """Mount options of the Tmpfs MOUNT."""
         mode = "1777" if sandbox.steps(mount.dst) == ("tmp",) else "0755"
         return {"mode": mode, **self.owner(), **sized(mount.size)}
+
+    def made(self):
+        """The file systems that were made here for PROG: {steps: descriptor}, as `fresh` but for the device tree."""
+        return {steps: fd for steps, fd in self.fresh.items() if fd != self.dev}
 
     def owner(self):
         """Mount options that give a new file system to PROG."""

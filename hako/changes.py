@@ -2,7 +2,7 @@
 
 What is in there is PROG's work: only directories are opened, no symbolic link is
 followed, and no mount crossed. Whatever the depth and the number of entries, few
-descriptors are open and little is in memory.
+descriptors are open and little is in memory. See hako.fresh for a root without TARGET.
 """
 
 import _signal
@@ -30,25 +30,27 @@ TYPES = {
 
 
 class Listing:
-    """The list of all changes, the file PATH, which is in none of the overlay.Layers LAYERS."""
+    """The list of all changes, the file PATH."""
 
-    __slots__ = ("file", "layers")
+    __slots__ = ("file", "path")
 
-    def __init__(self, path, layers):
-        self.file, self.layers = newfile.replacing("--changes", path), layers
+    def __init__(self, path):
+        self.file, self.path = newfile.replacing("--changes", path), path
+
+    def refuse_in(self, layers):
+        """Refuse a list that is in one of the overlay.Layers LAYERS."""
         directory = getattr(self.file, "directory", None)
         known = [fd for fd in (layers.target, layers.upper) if fd is not None]
         if directory is not None and any(overlay.is_in(directory, fd) for fd in known):
             self.close()
-            raise Failure(f"--changes: {show(path)} is in TARGET or UPPER")
+            raise Failure(f"--changes: {show(self.path)} is in TARGET or UPPER")
 
-    def write(self):
-        """Write it. That may take long: what ends a program ends this one, and the file is what it was."""
+    def write(self, found):
+        """Write each Change of FOUND. That may take long: what ends a program ends this, and the file is as before."""
         with call("rt_sigprocmask"):
             _signal.pthread_sigmask(_signal.SIG_UNBLOCK, ENDING)
-        reader = Reader(self.layers.upper, self.layers.target, overlay.mark(self.layers.inner))
         lines, size = [], 0
-        for change in reader.changes():
+        for change in found:
             lines.append(change.line())
             size += len(lines[-1])
             if size > PIECE:
@@ -90,9 +92,9 @@ class Change:
 
 
 class Level:
-    """A directory of the upper layer that is being read.
+    """A directory that is being read.
 
-    path     below the layer, bytes
+    path     below the root of the layer, or of the file system, bytes
     below    whether TARGET has a directory there
     opaque   whether that is hidden
     names    what is yet to be looked at; None at the end
@@ -106,6 +108,10 @@ class Level:
         self.path, self.below, self.opaque = path, below, opaque
         self.names, self.at, self.upper, self.lower = [], 0, None, None
 
+    def path_of(self, name):
+        """The path of NAME in it."""
+        return self.path + b"/" + name if self.path else name
+
     def close(self):
         """Let go of the descriptors."""
         for fd in (self.upper, self.lower):
@@ -115,16 +121,12 @@ class Level:
 
 
 class Reader:
-    """Reads an upper layer.
+    """Reads a tree of directories, that of the descriptor UPPER; what a change is there says who inherits it."""
 
-    upper, lower   descriptors of the two layers
-    opaque         the extended attribute of a directory that hides the one of TARGET
-    """
+    __slots__ = ("upper",)
 
-    __slots__ = ("lower", "opaque", "upper")
-
-    def __init__(self, upper, lower, mark):
-        self.upper, self.lower, self.opaque = upper, lower, f"{mark}.overlay.opaque"
+    def __init__(self, upper):
+        self.upper = upper
 
     def changes(self):
         """Yield each Change: all that was added with a directory, only the directory where all of one was deleted."""
@@ -148,15 +150,37 @@ class Reader:
                 levels.append(deeper)
 
     def open(self, level):
-        """Open the directories of LEVEL, for the first time or again; yield what an opaque one hides."""
+        """Open LEVEL, for the first time or again; yield what is missing in it."""
         level.upper = open_below(self.upper, level.path, os.O_RDONLY)
-        level.lower = open_below(self.lower, level.path, os.O_PATH) if level.below else None
         if level.at:
             os.lseek(level.upper, level.at, os.SEEK_SET)
         else:
-            level.opaque = level.opaque or self.is_opaque(level.upper)
-            if level.opaque and level.below:
-                yield from hidden(level)
+            yield from self.missing(level)
+
+
+class LayerReader(Reader):
+    """Reads the upper layer of an overlay.
+
+    lower    descriptor of the other
+    opaque   the extended attribute of a directory that hides the one of TARGET
+    """
+
+    __slots__ = ("lower", "opaque")
+
+    def __init__(self, layers):
+        super().__init__(layers.upper)
+        self.lower, self.opaque = layers.target, f"{overlay.mark(layers.inner)}.overlay.opaque"
+
+    def open(self, level):
+        """Open the directories of LEVEL, for the first time or again; yield what an opaque one hides."""
+        level.lower = open_below(self.lower, level.path, os.O_PATH) if level.below else None
+        yield from super().open(level)
+
+    def missing(self, level):
+        """Find out whether LEVEL is opaque; yield what it hides then."""
+        level.opaque = level.opaque or self.is_opaque(level.upper)
+        if level.opaque and level.below:
+            yield from hidden(level)
 
     def is_opaque(self, fd):
         """Whether the directory FD of the upper layer hides the one of TARGET."""
@@ -169,7 +193,7 @@ class Reader:
 
     def look(self, level, name):
         """The Change, if it is one, that NAME in LEVEL is, and its Level, if it is a directory to be read."""
-        path = level.path + b"/" + name if level.path else name
+        path = level.path_of(name)
         upper, lower = status_of(level.upper, name), None
         if level.below:
             lower = status_of(level.lower, name)
@@ -196,7 +220,7 @@ def hidden(level):
         for name in names:
             lower = status_of(fd, name)
             if lower and not is_whiteout(lower) and status_of(level.upper, name) is None:
-                yield Change(b"/" + (level.path + b"/" if level.path else b"") + name, "deleted", lower)
+                yield Change(b"/" + level.path_of(name), "deleted", lower)
     os.close(fd)
 
 

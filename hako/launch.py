@@ -23,7 +23,8 @@ class Launch:
     records     a records.Records, or None
     disks       a supervise.Disks, if there are records
     layers      the overlay.Layers of its root, or None
-    changes     the changes.Listing of what has changed, or None
+    changes     the changes.Listing of what has changed in the layers, or None
+    watch       a fresh.Watch of what changes where there are none, or None
     pasta       the pasta.Pasta that does its network, or None
     sockets     the supervisor's, and the one through which the child sends it descriptors; or None
     inside      descriptor of its user namespace, received so, or None
@@ -35,7 +36,7 @@ class Launch:
 
     __slots__ = (
         *("began", "box", "changes", "channels", "disks", "ids", "inside", "layers", "pasta"),
-        *("pid_file", "prog", "records", "repeats", "sockets", "terminal", "waiting"),
+        *("pid_file", "prog", "records", "repeats", "sockets", "terminal", "waiting", "watch"),
     )
 
     def __init__(self, box, prog, files, records, waiting, repeats, terminal):
@@ -45,29 +46,28 @@ class Launch:
         self.pid_file = newfile.PidFile(pid_file) if pid_file is not None else None
         self.terminal = terminal()
         self.records = records()
+        self.changes, self.watch = (changes(), None) if box.overlay else (None, changes())
         self.disks = None if self.records is None else supervise.Disks()
         prog.identity.note_groups()
         self.ids = (box.ids or identity.id_maps(prog.identity)) if build.needs_user_namespace(box) else None
         self.channels = supervise.Channels()
-        self.layers = self.changes = self.inside = self.pasta = None
+        self.layers = self.inside = self.pasta = None
         if box.network == "pasta":
             from hako.pasta import Pasta  # here and below: loaded already, while the chain was prepared
 
             self.pasta = Pasta(box.pasta)
-        listening = changes is not None or self.pasta or (self.ids and self.ids.writer == "newuidmap")
+        listening = self.changes or self.pasta or (self.ids and self.ids.writer == "newuidmap")
         self.sockets = kernel.socketpair() if listening else None
         if box.overlay:
-            self.open_layers(changes)
+            self.open_layers()
 
-    def open_layers(self, changes):
-        """Open the layers of the overlay, and the file CHANGES, a path or None."""
+    def open_layers(self):
+        """Open the layers of the overlay."""
         from hako.overlay import Layers
 
         self.layers = Layers(self.box, self.ids is not None, build.open_target(self.box.target))
-        if changes is not None:
-            from hako.changes import Listing
-
-            self.changes = Listing(changes, self.layers)
+        if self.changes:
+            self.changes.refuse_in(self.layers)
         self.layers.make_work(self.ids.outside() if self.ids else None)
 
     def is_held(self):
@@ -97,6 +97,10 @@ class Launch:
             self.pasta.start(files, self.release)
         elif self.is_held():
             self.release()
+        if self.watch and self.repeats:  # there is somebody outside who sees
+            self.watch.close_sender()
+        elif self.watch:
+            self.watch.watch(files)
 
     def release(self):
         """Let the child go on."""
@@ -106,11 +110,20 @@ class Launch:
         """Send the supervisor the descriptor FD as NAME."""
         kernel.send_descriptor(self.sockets[1], fd, name)
 
-    def send_namespace(self, name):
-        """Send the supervisor this process's namespace NAME."""
+    def send_what_tells(self, made):
+        """Send that by which it is seen what PROG changes in what the build.Builder MADE has made."""
+        if self.changes and self.box.overlay.upper is None:
+            self.send(self.layers.upper, b"upper")
+        if self.watch:
+            from hako import fresh
+
+            fresh.send(made.made(), self.watch.sender)
+
+    def send_namespace(self, name, socket=None):
+        """Send the supervisor this process's namespace NAME, through SOCKET if it has another one for that."""
         with call(f"open /proc/self/ns/{name}", "hako needs /proc"):
             fd = os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        self.send(fd, name.encode())
+        kernel.send_descriptor(socket or self.sockets[1], fd, name.encode())
         os.close(fd)
 
     def receive(self):
@@ -131,9 +144,16 @@ class Launch:
             kernel.setns(self.inside, kernel.CLONE_NEWUSER, "user namespace of the sandbox")
         self.layers.remove_work()
         if self.changes and ran:
-            if self.box.overlay.upper is None:
-                self.layers.upper = self.receive()
-            self.changes.write()
+            self.list_changes()
+
+    def list_changes(self):
+        """Write the list of what is in the upper layer, unless the sandbox ended before there was one."""
+        from hako.changes import LayerReader
+
+        if self.box.overlay.upper is None:
+            self.layers.upper = self.receive()
+        if self.layers.upper is not None:
+            self.changes.write(LayerReader(self.layers).changes())
 
     def give_up(self):
         """Take away what was made outside, as far as that can be: something failed already, and that is to be told."""
@@ -151,6 +171,8 @@ class Launch:
             self.put_away(ran=supervisor.runs())
         else:
             self.give_up()
+        if self.watch and not self.repeats:
+            self.watch.finish(supervisor if failure is None else None)
         if self.records is None:
             return status
         return self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
@@ -169,9 +191,10 @@ class Launch:
 def enter(box, prog, files, records, waiting, repeats=False, terminal=lambda: None):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
 
-    FILES are the paths of --pid-file and --changes, or None each; RECORDS opens
-    the records.Records, TERMINAL the terminal.Terminal, and both may return
-    None; REPEATS: as in Launch.
+    FILES are the path of --pid-file or None, and what opens the changes.Listing
+    or, without an overlay, the fresh.Watch; RECORDS opens the records.Records,
+    TERMINAL the terminal.Terminal, and each of the three may return None;
+    REPEATS: as in Launch.
     """
     program.check_kept(prog, waiting)  # before anything is opened
     launch = Launch(box, prog, files, records, waiting, repeats, terminal)
@@ -261,6 +284,8 @@ def enter_user_namespace(launch):
         launch.send_namespace("user")
     if ids and launch.pasta:
         launch.send_namespace("net")
+    if ids and launch.watch and ids.writer != "caller":
+        launch.send_namespace("user", launch.watch.sender)
     if launch.is_held() and not os.read(launch.channels.alive[0], 1):
         os._exit(FAILED)  # the supervisor has failed, and said why
     if ids:
@@ -294,9 +319,9 @@ def become_inmate(launch):
     else:
         with call("setpgid"):
             os.setpgid(0, 0)  # not the init's: a group with nobody to wake it cannot be stopped
-    supervise.send_disks(build.enter(launch.box, launch.prog, launch.ids, launch.layers))
-    if launch.changes and launch.box.overlay.upper is None:
-        launch.send(launch.layers.upper, b"upper")
+    made = build.enter(launch.box, launch.prog, launch.ids, launch.layers)
+    supervise.send_disks(made.sized)
+    launch.send_what_tells(made)
     host_uid = launch.ids.host_uid(launch.prog.identity) if launch.ids else None
     own_terminal = ()
     if launch.terminal is not None:

@@ -169,6 +169,8 @@ class Limiter(supervise.Supervisor):
         self.run.disks.watch(also)
         if self.run.out is not None:
             self.run.out.watch(also)
+        for inbox in supervise.watched:
+            inbox.watch(also)
         failure = None
         try:
             status = self.wait(also=also, clock=self.clock)
@@ -177,8 +179,11 @@ class Limiter(supervise.Supervisor):
             status, failure = err.status, str(err)
         if self.sampler is not None:
             self.sampler.close()
-        for put_right in supervise.at_end:  # a limit kills hako-run too
-            put_right()
+        try:
+            for put_right in supervise.at_end:  # a limit kills hako-run too
+                put_right(self)
+        except Failure as err:
+            status, failure = err.status, failure or str(err)
         if self.ended_by:
             self.cause = None
         if line := failure or (self.cause and f"{self.cause}: {self.reason}"):

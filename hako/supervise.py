@@ -14,8 +14,11 @@ EPERM, ESRCH = 1, 3
 # Sockets to supervisors, all close-on-exec, that want to have the file systems of limited size.
 disks = []
 
-# Called by a supervisor when all is over: what another of the chain does, unless it was killed.
+# Called by a supervisor, with itself, when all is over: what another of the chain does, unless it was killed.
 at_end = []
+
+# What is to be watched meanwhile by who calls those: each has watch(), as Inbox.
+watched = []
 
 
 class Channels:
@@ -115,29 +118,20 @@ def forget(waiting):
         fds.clear()
 
 
-class Disks:
-    """The file systems of limited size in a sandbox, which its supervisor holds to see whether one ran full.
-
-    The process that makes them sends them through every socket in `disks`.
-    """
+class Inbox:
+    """Descriptors that come through SOCKET from inside, with a name each: held is [(descriptor, name)]."""
 
     __slots__ = ("held", "socket")
 
-    def __init__(self):
-        self.socket, sender = kernel.socketpair()
-        disks.append(sender)
-        self.held = []
-
-    def close(self):
-        """Let go of it, in the process that sends."""
-        os.close(self.socket)
+    def __init__(self, socket):
+        self.socket, self.held = socket, []
 
     def watch(self, files):
         """Register with FILES, as Supervisor.wait() has them, what there is to receive."""
         files[self.socket] = select.POLLIN, lambda: self.receive() or files.pop(self.socket)
 
     def receive(self):
-        """Take one file system, with the name of its mount point; false when there is nobody left to send one."""
+        """Take one; false when there is nobody left to send one."""
         received = kernel.receive_descriptor(self.socket)
         if received is not None:
             self.held.append(received)
@@ -149,6 +143,25 @@ class Disks:
         poll.register(self.socket, select.POLLIN)
         while poll.poll(0) and self.receive():
             pass
+
+
+class Disks(Inbox):
+    """The file systems of limited size in a sandbox, which its supervisor holds to see whether one ran full.
+
+    The process that makes them sends them, by the names of their mount points,
+    through every socket in `disks`.
+    """
+
+    __slots__ = ()
+
+    def __init__(self):
+        socket, sender = kernel.socketpair()
+        super().__init__(socket)
+        disks.append(sender)
+
+    def close(self):
+        """Let go of it, in the process that sends."""
+        os.close(self.socket)
 
     def full(self):
         """The mount points of those that have no room left, for a message."""

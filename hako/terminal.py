@@ -30,10 +30,34 @@ def prepare():
         raise Failure("--tty: stdin is not a terminal")
     if supervise.at_end:  # an earlier link gives us its pty for stdin
         return lambda: Terminal().connect()
-    terminal = Terminal()  # now: inside an outer sandbox the caller's terminal may not be ours to open
+    return open_outside().connect
+
+
+def imply():
+    """What opens the Terminal, or returns None: 0, 1 and 2 must be our terminal, and we in its foreground.
+
+    What was not asked for refuses nothing, and is not stopped in the background.
+    """
+    if not is_one() or not is_controlling(0) or is_background(0):
+        return lambda: None
+    terminal = open_outside()
+    return lambda: terminal.connect() if is_one() else terminal.let_go()  # a limit of output has taken some away
+
+
+def open_outside():
+    """The Terminal, opened now: inside an outer sandbox the caller's terminal may not be ours to open."""
+    terminal = Terminal()
     program.needed += [terminal.keyboard, terminal.screen]
-    supervise.at_end.append(lambda: put_back(terminal.keyboard, terminal.saved))
-    return terminal.connect
+    supervise.at_end.append(lambda _: put_back(terminal.keyboard, terminal.saved))
+    return terminal
+
+
+def is_one():
+    """Whether 0, 1 and 2 are one terminal."""
+    try:
+        return all(os.isatty(fd) and os.path.samestat(os.fstat(fd), os.fstat(0)) for fd in (0, 1, 2))
+    except OSError:
+        return False
 
 
 def attributes(fd):
@@ -124,6 +148,12 @@ class Terminal:
         self.places = [fd for fd in (0, 1, 2) if os.isatty(fd)]
         self.receiver, self.sender = kernel.socketpair()
         return self
+
+    def let_go(self):
+        """Be done with it: PROG gets none."""
+        program.needed[:] = [fd for fd in program.needed if fd not in (self.keyboard, self.screen)]
+        os.close(self.keyboard)
+        os.close(self.screen)
 
     def supervisor(self, *parent):
         """The supervisor that passes on, made of PARENT, the arguments of supervise.Supervisor."""

@@ -306,6 +306,11 @@ def test_a_mount_point_swapped_meanwhile(who, place):
         (["--limit-walltime=0", "kiss"], "--limit-walltime: not seconds, more than 0, like 2 or 0.5: '0'"),
         (["--uid=4294967295", "kiss"], "--uid: not a whole number: '4294967295'"),
         (["--user=nosuchuser", "kiss"], "--user: no such user: 'nosuchuser'"),
+        (["--cap-add=nonsense", "kiss"], "--cap-add: no such capability: 'nonsense'"),
+        (["--keep-fd=77", "kiss"], "--keep-fd: not open: '77'"),
+        (["--keep-fd=2", "kiss"], "--keep-fd: 0, 1 and 2 are always kept: '2'"),
+        (["--tty", "--no-tty", "kiss"], "--tty and --no-tty: one of them"),
+        (["--tty", "kiss"], "--tty: stdin is not a terminal"),
         (["--hostname=", "kiss"], "--hostname: not of 1 to 64 bytes: ''"),
         (
             ["--network=nowhere", "kiss"],
@@ -373,6 +378,44 @@ def test_an_ordinary_user_with_other_groups_may_be_somebody_inside(who):
     assert sh(who, "kiss", "id -u; id -g", options=["--uid=0", "--gid=0"]).stdout == "0\n0\n"
 
 
+@pytest.mark.parametrize("limits", [(), WATCHED])
+def test_capabilities_that_are_kept(who, limits):
+    """In all sets those, and no other; a filter that goes by them knows of them."""
+
+    def sets(*options):
+        done = sh(who, "kiss", "cat /proc/self/status", options=[*options, *limits])
+        return [int(line.split()[1], 16) for line in done.stdout.splitlines() if line.startswith("Cap")]
+
+    assert sets() == [0] * 5
+    assert sets("--cap-add=kill", "--cap-add=CAP_SYS_CHROOT") == [1 << 5 | 1 << 18] * 5
+    assert sets("--cap-add=chown", "--uid=5", "--gid=6") == [1] * 5
+    own = int(who.run("grep", "CapPrm", "/proc/self/status").stdout.split()[1], 16)
+    assert sets("--cap-add=all") == [own if who.name == "root" else (1 << len(kernel.CAPABILITIES)) - 1] * 5
+    assert sh(who, "kiss", "chroot /usr /bin/true", options=limits).returncode == 125
+    assert sh(who, "kiss", "chroot / /bin/true", options=["--cap-add=sys_chroot", *limits]).returncode == 0
+
+
+def test_a_filter_goes_by_the_capabilities_that_are_kept(who):
+    refused = {
+        "names": ["chroot"],
+        "action": "SCMP_ACT_ERRNO",
+        "errnoRet": 39,
+        "excludes": {"caps": ["CAP_SYS_CHROOT"]},
+    }
+    path = who.box.parent / "rules.json"
+    path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [refused]}))
+    options = [f"--seccomp={path}"]
+    assert "Directory not empty" in sh(who, "kiss", "chroot / /bin/true", options=options).stderr
+    assert sh(who, "kiss", "chroot / /bin/true", options=[*options, "--cap-add=sys_chroot"]).returncode == 0
+
+
+@pytest.mark.root
+def test_a_capability_that_the_caller_lacks(who):
+    argv = ["hako-policy", "--cap-add=kill", "kiss", "/bin/true"]
+    done = who.run("setpriv", "--inh-caps=-kill", "--bounding-set=-kill", *argv)
+    assert (done.returncode, done.stderr) == (125, "hako-policy: --cap-add: cap_kill is not the caller's to give\n")
+
+
 def test_the_environment_is_what_the_policy_says(who):
     who.env.update(LC_ALL="C", MORE="more")
     policy = f'{KISS}[env]\nA = "a b"\npass = ["MORE", "LESS"]\n'
@@ -429,6 +472,27 @@ def test_descriptors_of_the_caller_are_closed(who, place):
         assert done.stdout == "[]\n"
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("options", [(), (*WATCHED, "--limit-output=1M", "--report=/dev/null", "--changes=/dev/null")])
+def test_descriptors_that_are_kept(who, place, options):
+    """They alone; the hako-policy's own are nobody's to keep."""
+    code = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd')))"
+    fds = [os.open("/etc/passwd", os.O_RDONLY), os.open("/", os.O_RDONLY), os.open(place, os.O_PATH)]
+    try:
+        more = [*options, f"--keep-fd={fds[0]}"]
+        done = run(who, "default", "python3", "-Ic", code, options=more, pass_fds=fds)
+        assert (done.stderr, set(eval(done.stdout)) - {0, 1, 2, fds[0]} <= {3, 4}) == ("", True)
+        assert fds[0] in eval(done.stdout)
+        code = f"import os; print(os.pread({fds[0]}, 4, 0).decode(), end='')"
+        done = run(who, "default", "python3", "-Ic", code, options=more, pass_fds=fds)
+        assert (done.stdout, done.stderr) == ("root", "")
+        for fd in {*range(3, 40)} - set(fds):
+            done = run(who, "default", "true", options=[*options, f"--keep-fd={fd}"])
+            assert (done.returncode, done.stderr) == (125, f"hako-policy: --keep-fd: not open: '{fd}'\n")
+    finally:
+        for fd in fds:
+            os.close(fd)
 
 
 # What restricts PROG

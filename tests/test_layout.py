@@ -48,11 +48,13 @@ PLAN = {
     "outside": BASE | {"kernel"},
     "subids": BASE | {"identity", "kernel", "outside", "values"},
     "changes": BASE | {"kernel", "newfile", "overlay"},
+    "fresh": BASE | {"changes", "kernel", "sandbox", "supervise"},
     "pasta": BASE | {"build", "identity", "kernel", "outside"},
     "launch": BASE
     | {
         "build",
         "changes",
+        "fresh",
         "identity",
         "init",
         "kernel",
@@ -91,9 +93,9 @@ PLAN = {
     "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
     "commands/policy": BASE
-    | {"build", "cgroup", "core", "identity", "kernel", "landlock", "launch", "limit", "limits", "output"}
-    | {"outside", "pasta", "policy", "policy_options", "program", "records", "rlimits", "sandbox", "start"}
-    | {"terminal"},
+    | {"build", "cgroup", "changes", "core", "fresh", "identity", "kernel", "landlock", "launch", "limit", "limits"}
+    | {"newfile", "outside", "output", "pasta", "policy", "policy_options", "program", "records", "rlimits"}
+    | {"sandbox", "start", "terminal"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))

@@ -362,6 +362,20 @@ def test_disk(who):
     assert limited(who, *fits)[1]["status"] == "exited"
 
 
+@pytest.mark.parametrize("fill", ["busybox cat /dev/zero > /x", "while echo -n > /$i; do i=$((i+1)); done 2>/dev/null"])
+def test_disk_of_an_overlay(who, fill):
+    """Full of data, or of files without any."""
+    option = "--overlay=tmpfs:256K"
+    box = who.sandbox("/bin/sh", "-c", f"i=0; {fill}; exit 5", options=["--dev", option])
+    done, report = limited(who, f"--time={20 * SLOW}", *box)
+    assert (done.returncode, report["status"], report["code"]) == (124, "diskLimit", 5)
+    assert report["reason"] == "no room is left in /"
+    done = who.inside("/bin/sh", "-c", f"i=0; {fill}; exit 5", options=["--dev", option, "--report=-"])
+    assert (done.returncode, json.loads(done.stderr.splitlines()[-1])["status"]) == (5, "diskLimit")
+    fits = who.sandbox("/bin/sh", "-c", "busybox echo x > /x", options=[option])
+    assert limited(who, *fits)[1]["status"] == "exited"
+
+
 def test_disk_full_of_inodes(who):
     fill = "i=0; while : > /tmp/$i; do i=$((i+1)); done 2>/dev/null"
     done, report = limited(

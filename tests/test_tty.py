@@ -29,6 +29,7 @@ JOB = (
     "os.write(1, b'sta' b'rted\\n'); [os.write(1, b'ba' b'ck\\n') for _ in iter(lambda: s.sigwait([18]), 0)]\""
 )
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+SHOWN = [name for name in ("bin", "usr", "lib", "lib64") if os.path.exists(f"/{name}")]
 RAW = "import sys, tty, os; tty.setraw(0); sys.stdout.write('up'); sys.stdout.flush()\n"
 
 
@@ -191,7 +192,7 @@ def test_a_window_that_changes_its_size(who):
     assert caller.end() == (0, "100 40\r\n")
 
 
-@pytest.mark.parametrize("command", ["hako-run", "hako-policy"])
+@pytest.mark.parametrize("command", ["hako-run", "hako-policy", "implied"])
 def test_driven_by_tmux(who, place, command):
     """An interactive shell: ^C, ^Z, fg, jobs and a window that is resized."""
     socket = place / "tmux"
@@ -212,6 +213,8 @@ def test_driven_by_tmux(who, place, command):
     argv = who.sandbox(*SHELL, options=["--tty", *BASH])
     if command == "hako-policy":
         argv = [command, "--tty", "--env=PS1=ready>", "--env=TERM=dumb", "default", *SHELL]
+    if command == "implied":
+        argv = ["hako-policy", "--env=PS1=ready>", "--env=TERM=dumb", "default", "/bin/bash"]
     size = ["-x", "80", "-y", "24"]
     tmux("new-session", "-d", "-s", "it", *size, "sh", "-c", 'stty -g; "$@"; echo end $?; stty -g; read x', "sh", *argv)
     try:
@@ -526,6 +529,110 @@ def test_in_the_background_of_a_shell(who):
     caller.see("exit\r\n")
     os.close(caller.master)
     os.waitpid(caller.pid, 0)
+
+
+# hako-policy, which may give a terminal unasked
+
+POLICY = ["hako-policy", "--env=PS1=ready>", "--env=TERM=dumb"]
+NO_JOB_CONTROL = "bash: cannot set terminal process group"
+
+
+@pytest.mark.parametrize("argv", [["default"], ["default", "/bin/bash"], ["default", "--", "bash"]])
+def test_a_shell_without_arguments_has_job_control(who, argv):
+    who.env["SHELL"] = "/bin/bash"
+    caller = Caller(who, *POLICY, *argv)
+    assert caller.see("ready>") == ""
+    assert caller.is_raw()
+    caller.type("tty\n")
+    caller.see("/dev/pts/0\r\n")
+    caller.type(f"{JOB}\n")
+    caller.see("started\r\n")
+    caller.type("\x1a")
+    caller.see("Stopped")
+    caller.see("ready>")
+    caller.type("fg\n")
+    caller.see("back\r\n")
+    caller.type("\x03")
+    caller.see("ready>")
+    caller.type("exit 7\n")
+    assert caller.end()[0] == 7
+
+
+def test_what_a_policy_runs_has_one_too(who, place):
+    (place / "policy.toml").write_text('"@include" = ["default"]\n[command]\ncmdline = ["bash"]\n')
+    caller = Caller(who, *POLICY, f"{place}/policy.toml")
+    assert caller.see("ready>") == ""
+    caller.type("exit\n")
+    assert caller.end()[0] == 0
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [*POLICY, "--no-tty", "default", "bash"],
+        [*POLICY, "default", "bash", "-i"],
+        [*POLICY, "--limit-output=1M", "default", "bash", "-i"],
+        ["hako-limit", "--output=1M", *POLICY, "default", "bash", "-i"],
+        ["sh", "-c", '"$@" 2>&1 | cat', "sh", *POLICY, "default", "bash", "-i"],
+        ["sh", "-c", '"$@" 2>/dev/tty', "sh", *POLICY, "default", "bash"],
+        ["setsid", "--wait", *POLICY, "default", "bash"],
+    ],
+)
+def test_no_terminal_is_implied(who, argv):
+    """With ARG, a redirection, a limit that counts output, or a terminal that is not that of the session."""
+    caller = Caller(who, *argv)
+    caller.see(NO_JOB_CONTROL)
+    caller.see("ready>")
+    assert not caller.is_raw()
+    caller.type("tty; exit 0\n")
+    assert "not a tty\r\n" in caller.end()[1]
+
+
+@pytest.mark.parametrize("argv", [[*POLICY, "--limit-output=1M"], ["hako-limit", "--output=1M", *POLICY]])
+def test_a_limit_of_output_takes_the_implied_terminal_away(who, argv):
+    """What was opened for it is closed: the shell, whose stderr is none, is not interactive."""
+    caller = Caller(who, *argv, "default", "bash")
+    caller.type("tty; ls /proc/self/fd | wc -l; exit 3\n")
+    status, seen = caller.end()
+    assert (status, seen.split()[-4:]) == (3, ["not", "a", "tty", "4"])
+
+
+def test_in_the_background_none_is_implied(who):
+    """It would be stopped at once."""
+    caller = Caller(who, "env", "PS1=ready>", *SHELL)
+    caller.see("ready>")
+    caller.type("hako-policy default true & wait $!; echo status $?; exit\n")
+    caller.see("status 0\r\n")
+    caller.see("exit\r\n")
+    os.close(caller.master)
+    os.waitpid(caller.pid, 0)
+
+
+def test_in_a_sandbox_none_is_implied(who, place):
+    """There it is for the outer one to say."""
+    (place / "inner.toml").write_text(
+        "mount_new_procfs = false\nmounts = [" + ",".join(f"{{source='/{n}', target='/{n}'}}" for n in SHOWN) + "]\n"
+    )
+    (place / "outer.toml").write_text('"@include" = ["kiss"]\n')
+    ids = ["--uid=5", "--gid=5"] if who.name == "root" else []
+    inner = [*POLICY, f"{place}/inner.toml", "/bin/bash"]
+    caller = Caller(who, "hako-policy", *ids, f"{place}/outer.toml", *inner)
+    caller.see(NO_JOB_CONTROL)
+    caller.see("ready>")
+    caller.type("exit 3\n")
+    assert caller.end()[0] == 3
+
+
+def test_what_has_arguments_is_ended_from_the_keyboard(who, mark):
+    """Whatever it makes of it, for it may be somebody's who is not to be trusted."""
+    caller = Caller(who, "hako-policy", "default", "sh", "-c", "trap '' INT QUIT TSTP; echo up; sleep 300; :", mark)
+    caller.see("up\r\n")
+    caller.type("\x1a")
+    assert os.WIFSTOPPED(os.waitpid(caller.pid, os.WUNTRACED)[1])
+    os.kill(caller.pid, signal.SIGCONT)
+    caller.type("\x03")
+    assert caller.end()[0] == 130
+    assert gone(mark, 2)
 
 
 @pytest.fixture

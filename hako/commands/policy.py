@@ -2,7 +2,8 @@
 
 Usage:
   hako-policy [options] [--ro-bind=SPEC]... [--rw-bind=SPEC]... [--tmpfs=SPEC]... [--symlink=SPEC]...
-              [--file=SPEC]... [--env=SPEC]... POLICY [--] [PROG [ARG...]]
+              [--file=SPEC]... [--env=SPEC]... [--cap-add=CAP]... [--keep-fd=N]...
+              POLICY [--] [PROG [ARG...]]
   hako-policy (--help | --version)
 
 Options:
@@ -20,6 +21,8 @@ Options:
   --uid=N                user id of PROG inside
   --gid=N                group id of PROG inside
   -c, --chdir=DIR        current directory of PROG, inside
+  --cap-add=CAP          capability that PROG keeps, repeatable; all for every one; else it has none
+  --keep-fd=N            descriptor that PROG keeps, repeatable; else only 0, 1 and 2
   -H, --hostname=NAME    host name inside
   -N, --network=NET      none, host, or the file of a network namespace
   --limit-as=SIZE        address space of each process; past it, mmap and brk fail with ENOMEM
@@ -32,7 +35,11 @@ Options:
   --limit-pids=N         processes and threads of all together; past it, fork fails with EAGAIN
   --limit-output=SIZE    bytes on stdout and stderr together; what fits is passed on
   --seccomp=RULES        rules for system calls: a built-in profile, a file, or none
-  --tty                  PROG gets a terminal of its own, with job control, in the place of the caller's
+  --tty                  PROG gets a terminal of its own, with job control, in the place of the caller's;
+                         so without this option, if PROG has no ARG and stdin, stdout and stderr are that
+  --no-tty               PROG gets no terminal of its own
+  --changes=FILE         write what was added, changed and deleted in the root and in each tmpfs to FILE at the end,
+                         - for stderr
   --report=FILE          write how PROG ended and what it used to FILE, - for stderr
   --print                print the policy, with what it includes and these options, and end
   -v, --verbose          say each step on stderr, and the report unless it goes to a file
@@ -65,33 +72,44 @@ def prepare(args):
         core.print_out(os.fsencode(policy.to_toml(wanted)))
     if args["PROG"] is None:
         args["PROG"], *args["ARG"] = wanted.cmdline or (os.environ.get("SHELL") or "/bin/sh",)
+    terminal = own_terminal(args)
     verbose = say if args["--verbose"] else silent
     verbose(f"policy: {wanted.name}")
-    prog = start_of(wanted, verbose)
+    prog = start_of(wanted, args, verbose)
     box = describe(wanted)
     core.held = prog.identity.held()
     if not core.moved:
         build.check(box)
         program.environment(prog)
     records = recorder(args["--report"] or ("-" if args["--verbose"] else None))
-    terminal = own_terminal() if args["--tty"] else lambda: None
+    watcher = watching(args["--changes"], box)
     last = args["PROG"] not in core.COMMANDS
     limited = limiting(wanted, records)
-    confined = confining(wanted, last, verbose)
+    confined = confining(wanted, prog.identity.held(), last, verbose)
+    watches = []
     steps = [
+        lambda: watches.append(watcher(bool(limited))),  # now: behind a limit of output, stderr is not the caller's
         *limited,
-        lambda: build_around(wanted, box, prog, records, bool(limited), terminal),
+        lambda: build_around(wanted, box, prog, watches.pop(), records, bool(limited), terminal),
         *confined,
         lambda: verbose(f"execute: {show(args['PROG'])}"),
     ]
     return lambda: enter(steps)
 
 
-def own_terminal():
-    """What opens the terminal that PROG gets, one that is not the caller's."""
+def own_terminal(args):
+    """What opens the terminal that PROG gets, one that is not the caller's, or returns None, as ARGS say.
+
+    Without a word of it, a PROG without ARG at a terminal is taken for a shell,
+    or the like of it. Any other may be somebody's who ignores ^C, which is to end it.
+    """
+    if args["--tty"] and args["--no-tty"]:
+        raise Failure("--tty and --no-tty: one of them")
+    if not args["--tty"] and (args["--no-tty"] or args["ARG"] or core.moved or not os.isatty(0)):
+        return lambda: None
     from hako import terminal
 
-    return terminal.prepare()
+    return terminal.prepare() if args["--tty"] else terminal.imply()
 
 
 def enter(steps):
@@ -125,26 +143,50 @@ def recorder(path):
     return lambda: Records(say, path)
 
 
-def start_of(wanted, verbose):
-    """The program.Program of the policy WANTED; VERBOSE takes a line of --verbose."""
+def watching(path, box):
+    """What makes the fresh.Watch that lists the changes in the Sandbox BOX in PATH, the value of --changes; or None.
+
+    It is told whether a supervisor of limits is to see them.
+    """
+    if path is None:
+        return lambda _: None
+    if not box.writable and not any(isinstance(mount, sandbox.Tmpfs) for mount in box.mounts):
+        raise Failure("--changes: the root is read-only and there is no tmpfs: nothing is there to be changed")
+    from hako import fresh, newfile
+    from hako.changes import Listing
+
+    if not core.moved:
+        newfile.check("--changes", path)
+
+    def watch(limited):
+        made = fresh.Watch(Listing(path), box.mounts)
+        if limited:
+            made.hand_over()
+        return made
+
+    return watch
+
+
+def start_of(wanted, args, verbose):
+    """The program.Program of the policy WANTED and the options ARGS; VERBOSE takes a line of --verbose."""
     return program.Program(
-        identity=who(wanted),
+        identity=who(wanted, args["--cap-add"]),
         env=policy.variables(wanted),
         chdir=wanted.cwd or "/",
-        keep_fds=[],
+        keep_fds=[program.descriptor(text) for text in args["--keep-fd"]],
         name=None,
         say=verbose,
     )
 
 
-def who(wanted):
-    """The identity.Identity of the policy WANTED.
+def who(wanted, cap_add):
+    """The identity.Identity of the policy WANTED, with the capabilities CAP_ADD, names.
 
     Its uid and gid say what PROG is inside. Other groups are taken away with
     them from who may do that, root; from others only if user or group asks for it.
     """
     group = wanted.group if wanted.gid is None else str(wanted.gid)
-    found = identity.resolve(wanted.user, group, ())
+    found = identity.resolve(wanted.user, group, cap_add)
     if wanted.uid is not None:
         found.uid = wanted.uid
     may = kernel.capable(identity.CAP_SETGID)
@@ -173,15 +215,18 @@ def describe(wanted):
     )
 
 
-def build_around(wanted, box, prog, records, limited, terminal):
+def build_around(wanted, box, prog, watch, records, limited, terminal):
     """Build the Sandbox BOX of the policy WANTED around this process, which is to be PROG.
 
-    LIMITED: there is somebody outside who writes the report that RECORDS opens,
-    and sees how this ends. TERMINAL opens the terminal.Terminal, or returns None.
+    WATCH is the fresh.Watch, or None. LIMITED: there is somebody outside who has
+    that and the report that RECORDS opens, and sees how this ends. TERMINAL opens
+    the terminal.Terminal, or returns None.
     """
     prog.env = policy.variables(wanted)  # in a chain it is only now the caller's
     records = no_records if limited else records
-    launch.enter(box, prog, (None, None), records, core.waiting, repeats=limited, terminal=terminal)
+    if watch and limited:
+        watch.take_back()
+    launch.enter(box, prog, (None, lambda: watch), records, core.waiting, repeats=limited, terminal=terminal)
 
 
 def limiting(wanted, records):
@@ -219,9 +264,12 @@ def shared_limits(wanted):
     return Limits(**given, files=files, called={**called, **{name: f"cgroup.{name}" for _, name, _ in files}})
 
 
-def confining(wanted, last, verbose):
-    """The steps that restrict PROG, inside: resource limits, Landlock, system calls. LAST: PROG comes next."""
-    steps, domain, filtered = [], restricting(wanted), filtering(wanted, last)
+def confining(wanted, held, last, verbose):
+    """The steps that restrict PROG, inside: resource limits, Landlock, system calls.
+
+    HELD are the numbers of its capabilities. LAST: PROG comes next.
+    """
+    steps, domain, filtered = [], restricting(wanted), filtering(wanted, held, last)
     if domain is not None:
         steps.append(domain.make)  # before there is a limit of descriptors or memory
     steps += limiting_each(wanted, verbose)
@@ -282,9 +330,9 @@ def explain():
     core.execute = landlock.explained(core.execute, "see landlock in the policy")
 
 
-def filtering(wanted, last):
-    """The step that loads the filter of system calls of the policy WANTED, None if it has none. LAST: PROG is next."""
-    code = policy.filter_program(wanted)
+def filtering(wanted, held, last):
+    """The step that loads the filter of the policy WANTED, None if it has none. HELD, LAST: see above."""
+    code = policy.filter_program(wanted, held)
     if code is None:
         return None
     from hako import start

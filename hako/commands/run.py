@@ -57,7 +57,7 @@ def prepare(args):
     prog = program.from_args(args, DEFAULT, say)
     box = describe(args)
     core.held = prog.identity.held()
-    check_overlay(box, args["--changes"])
+    listing = overlaid(box, args["--changes"])
     box.ids = id_maps(args["--map"], box.userns, prog.identity)
     if not core.moved:
         build.check(box)
@@ -66,7 +66,7 @@ def prepare(args):
             newfile.PidFile(args["--pid-file"]).close()
     records = recorder(args["--report"])
     terminal = own_terminal() if args["--tty"] else lambda: None
-    files = args["--pid-file"], args["--changes"]
+    files = args["--pid-file"], listing
     return lambda: launch.enter(box, prog, files, records, core.waiting, terminal=terminal)
 
 
@@ -93,22 +93,31 @@ def say(line):
     core.say(f"hako-run: {line}")
 
 
-def check_overlay(box, changes):
-    """Load what the overlay of BOX needs; refuse early what it cannot do. CHANGES is the value of --changes."""
+def overlaid(box, path):
+    """Load what the overlay of BOX needs; refuse early what it cannot do.
+
+    Return what opens the changes.Listing PATH, the value of --changes; None for no list.
+    """
     if box.overlay is None:
-        if changes is not None:
+        if path is not None:
             raise Failure("--changes: only with --overlay is there anything to list")
-        return
+        return no_list
     from hako import overlay
 
-    if changes is not None:
+    if path is not None:
         from hako.changes import Listing
-    if core.moved:
-        return
-    layers = overlay.Layers(box, False, build.open_target(box.target))
-    if changes is not None:
-        Listing(changes, layers).close()
-    layers.close()
+    if not core.moved:
+        layers = overlay.Layers(box, False, build.open_target(box.target))
+        if path is not None:
+            listing = Listing(path)
+            listing.refuse_in(layers)
+            listing.close()
+        layers.close()
+    return no_list if path is None else lambda: Listing(path)
+
+
+def no_list():
+    """No changes are listed."""
 
 
 def id_maps(mode, userns, who):
