@@ -6,11 +6,10 @@ descriptors are open and little is in memory. See hako.fresh for a root without 
 """
 
 import _signal
-import json
 import os
 import stat
 
-from hako import kernel, newfile, overlay
+from hako import json, kernel, newfile, overlay
 from hako.failure import Failure, call, refused, show
 
 ENDING = (kernel.SIGINT, kernel.SIGTERM, kernel.SIGHUP, kernel.SIGQUIT)
@@ -88,7 +87,7 @@ class Change:
             fields["bytes"] = self.path.hex()
         if not self.listed:
             fields["listed"] = False
-        return json.dumps(fields).encode() + b"\n"
+        return json.dumped(fields, ", ", ": ").encode() + b"\n"
 
 
 class Level:

@@ -6,12 +6,11 @@ compares, once nobody is in there any more: the outermost, which no limit ends. 
 in hako.changes, which does the reading, what is there is PROG's work.
 """
 
-import json
 import os
 import stat
 
 from hako import changes as reading
-from hako import kernel, sandbox, supervise
+from hako import json, kernel, sandbox, supervise
 from hako.failure import call, show
 
 # The names of what is sent: of the file that says what was there, and of the user
@@ -145,7 +144,7 @@ def send(made, socket):
     with call("memfd_create"):
         fd = os.memfd_create("found")
     with open(fd, "wb") as file, call("write memfd"):
-        file.write(json.dumps(found).encode())
+        file.write(json.line(found))
         file.flush()
         kernel.send_descriptor(socket, fd, FOUND)
 
@@ -172,7 +171,7 @@ def changes(held, tree):
     """
     with open(held.pop(FOUND), "rb") as file:
         file.seek(0)
-        found = json.loads(file.read())
+        found = json.read(file.read())
     contents = {name_of(sandbox.steps(entry.dst)): data for entry in tree if (data := contents_of(entry)) is not None}
     for path, fd in held.items():
         yield from reader(fd, path, found, contents).changes()

@@ -47,8 +47,8 @@ PLAN = {
     "overlay": BASE | {"kernel"},
     "outside": BASE | {"kernel"},
     "subids": BASE | {"identity", "kernel", "outside", "values"},
-    "changes": BASE | {"kernel", "newfile", "overlay"},
-    "fresh": BASE | {"changes", "kernel", "sandbox", "supervise"},
+    "changes": BASE | {"json", "kernel", "newfile", "overlay"},
+    "fresh": BASE | {"changes", "json", "kernel", "sandbox", "supervise"},
     "pasta": BASE | {"build", "identity", "kernel", "outside"},
     "launch": BASE
     | {
