@@ -537,14 +537,8 @@ POLICY = ["hako-policy", "--env=PS1=ready>", "--env=TERM=dumb"]
 NO_JOB_CONTROL = "bash: cannot set terminal process group"
 
 
-@pytest.mark.parametrize("argv", [["default"], ["default", "/bin/bash"], ["default", "--", "bash"]])
-def test_a_shell_without_arguments_has_job_control(who, argv):
-    who.env["SHELL"] = "/bin/bash"
-    caller = Caller(who, *POLICY, *argv)
-    assert caller.see("ready>") == ""
-    assert caller.is_raw()
-    caller.type("tty\n")
-    caller.see("/dev/pts/0\r\n")
+def stop_and_end_a_job(caller):
+    """Have the shell at CALLER's start a job, stop it with ^Z, go on with it, and end it with ^C."""
     caller.type(f"{JOB}\n")
     caller.see("started\r\n")
     caller.type("\x1a")
@@ -554,6 +548,17 @@ def test_a_shell_without_arguments_has_job_control(who, argv):
     caller.see("back\r\n")
     caller.type("\x03")
     caller.see("ready>")
+
+
+@pytest.mark.parametrize("argv", [["default"], ["default", "/bin/bash"], ["default", "--", "bash"]])
+def test_a_shell_without_arguments_has_job_control(who, argv):
+    who.env["SHELL"] = "/bin/bash"
+    caller = Caller(who, *POLICY, *argv)
+    assert caller.see("ready>") == ""
+    assert caller.is_raw()
+    caller.type("tty\n")
+    caller.see("/dev/pts/0\r\n")
+    stop_and_end_a_job(caller)
     caller.type("exit 7\n")
     assert caller.end()[0] == 7
 
@@ -651,15 +656,7 @@ def test_what_enters_has_a_terminal_too(who, inmate):
     caller = Caller(who, *argv, *SHELL)
     assert "job control" not in caller.see("ready>")
     assert caller.is_raw()
-    caller.type(f"{JOB}\n")
-    caller.see("started\r\n")
-    caller.type("\x1a")
-    caller.see("Stopped")
-    caller.see("ready>")
-    caller.type("fg\n")
-    caller.see("back\r\n")
-    caller.type("\x03")
-    caller.see("ready>")
+    stop_and_end_a_job(caller)
     caller.type("ls /dev/pts; stty size; exit 7\n")
     status, seen = caller.end()
     assert (status, seen.split("\r\n")[1:3]) == (7, ["ptmx", "33 77"])
