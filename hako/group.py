@@ -107,12 +107,19 @@ class Group:
 
     def enter(self):
         """Move this process into the directories of version 1; into that of version 2 it is born."""
-        for hierarchy, fd in self.files.items():
-            if hierarchy:
-                with call(f"write {show(self.paths[hierarchy])}/cgroup.procs"):
-                    procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
+        for procs, path in self.open_procs():
+            if path != self.paths.get(""):
+                with call(f"write {show(path)}/cgroup.procs"):
                     os.write(procs, b"0")
-                    os.close(procs)
+            os.close(procs)
+
+    def open_procs(self):
+        """Descriptors of the files by which a process moves into the directories: [(descriptor, directory)]."""
+        found = []
+        for hierarchy, fd in self.files.items():
+            with call(f"open {show(self.paths[hierarchy])}/cgroup.procs"):
+                found.append((os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd), self.paths[hierarchy]))
+        return found
 
     def close(self):
         """Let go of the directories."""
@@ -155,24 +162,39 @@ class Group:
             kill(pid)
         write_at(freezer, "freezer.state", b"THAWED")
 
+    def try_to_remove(self):
+        """Remove the directories, and those made below, that the kernel lets go; return whether all are gone."""
+        for hierarchy, fd in list(self.files.items()):
+            if rmdir(self.paths[hierarchy]) or (remove_below(fd) and rmdir(self.paths[hierarchy])):
+                os.close(fd)
+                del self.files[hierarchy]
+        return not self.files
+
     def remove(self):
         """Remove the directories, and those that were made below; what is in there has been killed.
 
         Return whether all are gone. The end of a process takes the kernel a moment.
         """
         end = time.monotonic() + KILLING
-        while self.files:
-            for hierarchy, fd in list(self.files.items()):
-                if rmdir(self.paths[hierarchy]) or (remove_below(fd) and rmdir(self.paths[hierarchy])):
-                    os.close(fd)
-                    del self.files[hierarchy]
-            if self.files:
-                if time.monotonic() > end:
-                    return False
-                self.kill()
-                signal(self.pids, kernel.SIGKILL)  # who is in one hierarchy and not in that which kills
-                time.sleep(PAUSE)
+        while not self.try_to_remove():
+            if time.monotonic() > end:
+                return False
+            self.kill()
+            signal(self.pids, kernel.SIGKILL)  # who is in one hierarchy and not in that which kills
+            time.sleep(PAUSE)
         return True
+
+
+def hierarchy_of(path):
+    """The hierarchy that the cgroup in the directory PATH is in: its controllers in version 1, "" in version 2.
+
+    A directory that is in none is taken for one of version 2.
+    """
+    path = os.path.realpath(path)
+    for version, options, _, place in cgroup.mounted():
+        if version == 1 and f"{path}/".startswith(f"{place.rstrip('/')}/"):
+            return ",".join(sorted(options & set(cgroup.read("/proc/cgroups").split())))
+    return ""
 
 
 def swap_is_there():
@@ -315,6 +337,12 @@ def create(needed, wanted, parent):
 
     PARENT as in cgroup.places(). None: nothing is needed, and nothing is to be had.
     """
+    found = find(needed, wanted, parent)
+    return None if found is None else make(*found, needed)
+
+
+def find(needed, wanted, parent):
+    """Where such a Group may be: {hierarchy: directory}, and {controller: hierarchy}; or None."""
     try:
         where = cgroup.places(parent)
     except Failure:
@@ -327,6 +355,11 @@ def create(needed, wanted, parent):
             known = " ".join(available(key, place) for key, place in where.items()).split()
             have = f"there are {' '.join(sorted(known))}" if known else "there are none"
             raise Failure(f"{option}: no cgroup here has the controller {controller}, {have} [{WAY_OUT}]")
+    return where, homes
+
+
+def make(where, homes, needed):
+    """A Group at a place that find() has found, or None."""
     for _ in range(16):
         group = Group(f"hako-{os.getpid()}-{os.urandom(4).hex()}", where)
         try:

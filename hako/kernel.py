@@ -53,6 +53,25 @@ NUMBERS = {  # by call: x86_64, aarch64
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
     "getdents64": (217, 61),
+    "mmap": (9, 222),
+    "munmap": (11, 215),
+    "exit_group": (231, 94),
+    "wait4": (61, 260),
+    "getrusage": (98, 165),
+    "dup3": (292, 24),
+    "setpgid": (109, 154),
+    "rt_sigprocmask": (14, 135),
+    "prlimit64": (302, 261),
+    "personality": (135, 92),
+    "openat": (257, 56),
+    "close": (3, 57),
+    "faccessat": (269, 48),
+    "write": (1, 64),
+    "ioctl": (16, 29),
+    "mknodat": (259, 33),
+    "umask": (95, 166),
+    "setdomainname": (171, 162),
+    "setsockopt": (54, 208),
 }
 try:
     NUMBER = {name: pair[("x86_64", "aarch64").index(MACHINE)] for name, pair in NUMBERS.items()}
@@ -109,13 +128,17 @@ FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 MNT_DETACH = 2
 
+AF_INET, SOCK_DGRAM, SIOCSIFFLAGS = 2, 2, 0x8914
+LO_UP = b"lo".ljust(16, b"\0") + (1).to_bytes(24, "little")  # struct ifreq with IFF_UP
+
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 16, 22, 38, 77
+MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000
+EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EACCES, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 13, 16, 22, 38, 77
 SECCOMP_SET_MODE_FILTER = 1
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
@@ -187,6 +210,24 @@ def clone3(flags, cgroup=None):
 def namespace_names(flags):
     """The namespaces in CLONE_NEW* FLAGS, for a message: "user,mnt"."""
     return ",".join(name for name, flag in NAMESPACES.items() if flags & flag)
+
+
+def mmap_shared(size):
+    """SIZE bytes of zeros that children share, without a promise that there is memory for all; their address."""
+    PROT_READ_WRITE, MAP_SHARED_ANONYMOUS_NORESERVE = 3, 0x1 | 0x20 | 0x4000
+    return _call("mmap", f"{size} bytes", None, size, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS_NORESERVE, -1, 0)
+
+
+def mmap_code(fd, size):
+    """The address of the first SIZE bytes of the file FD, to be executed. See mmap(2)."""
+    PROT_READ_EXEC, MAP_PRIVATE = 5, 2
+    hints = {EPERM: "this process may execute no code but that of files", EACCES: "here no memory may be executed"}
+    return _call("mmap", "PROT_EXEC", None, size, PROT_READ_EXEC, MAP_PRIVATE, fd, 0, hints=hints)
+
+
+def munmap(address, size):
+    """Give back SIZE bytes at ADDRESS. See munmap(2)."""
+    _call("munmap", "", address, size)
 
 
 def unshare(flags):
@@ -290,13 +331,13 @@ def fsmount(fstype, options, attr, text):
         os.close(fd)
 
 
-def mount_call(source, target, fstype, flags, data=None):
+def mount_call(source, target, fstype, flags, data=None, hints=None):
     """Mount FSTYPE from SOURCE at TARGET, or change what is mounted there, as MS_* FLAGS say. See mount(2).
 
     The sandbox itself is built by descriptors; this is for who has only names.
     """
     words = [None if word is None else os.fsencode(word) for word in (source, target, fstype, data)]
-    return _ready("mount", show(target), *words[:3], flags, words[3])
+    return _ready("mount", show(target), *words[:3], flags, words[3], hints=hints)
 
 
 def mount(source, target, fstype, flags, data=None):
@@ -339,11 +380,16 @@ def bring_up_lo():
     """Bring the interface lo up in the network namespace of the caller. See netdevice(7)."""
     import fcntl
 
-    AF_INET, SOCK_DGRAM, SIOCSIFFLAGS, IFF_UP = 2, 2, 0x8914, 1
     fd = _call("socket", "AF_INET", AF_INET, SOCK_DGRAM | os.O_CLOEXEC, 0)
     with call("ioctl SIOCSIFFLAGS lo"):
-        fcntl.ioctl(fd, SIOCSIFFLAGS, b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(24, "little"))
+        fcntl.ioctl(fd, SIOCSIFFLAGS, LO_UP)
     os.close(fd)
+
+
+def setdomainname(name):
+    """Set the domain name, at most 64 bytes. See setdomainname(2)."""
+    name = os.fsencode(name)
+    _call("setdomainname", show(name), name, len(name))
 
 
 def signalfd(numbers):
@@ -540,7 +586,6 @@ def _message(data, descriptor=0):
 
 def send_descriptor(socket, descriptor, data):
     """Send DESCRIPTOR and DATA, 1 byte or more, through SOCKET."""
-    MSG_NOSIGNAL = 0x4000
     _call("sendmsg", "", socket, _message(foreign.string_buffer(data), descriptor), MSG_NOSIGNAL)
 
 

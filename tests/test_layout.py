@@ -39,7 +39,21 @@ PLAN = {
     "sinks": BASE | {"output"},
     "keep": BASE | {"group", "kernel", "supervise"},
     "records": BASE | {"newfile", "report", "usage"},
-    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise"},
+    "verdict": {"meter"},
+    "loop": BASE,
+    "progress": set(),
+    "steps": BASE | {"foreign", "kernel"},
+    "plan": BASE | {"kernel", "landlock", "limits", "rlimits", "sandbox", "start"},
+    "cell": BASE | {"identity", "kernel", "steps"},
+    "zygote": BASE | {"build", "cell", "guard", "identity", "kernel", "plan", "sandbox", "steps", "supervise"},
+    "janitor": BASE | {"group", "kernel"},
+    "job": BASE | {"build", "cell", "changes", "kernel", "meter", "overlay", "report", "supervise", "verdict"},
+    "engine": BASE | {"build", "cell", "group", "identity", "janitor", "kernel", "loop", "plan", "steps", "zygote"},
+    "task": BASE
+    | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
+    | {"sandbox", "sinks"},
+    "server": BASE | {"core", "engine", "kernel", "progress", "request", "supervise", "task"},
+    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise", "verdict"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
     "supervise": BASE | {"kernel"},
@@ -96,6 +110,7 @@ PLAN = {
     | {"build", "cgroup", "changes", "core", "fresh", "identity", "kernel", "landlock", "launch", "limit", "limits"}
     | {"newfile", "outside", "output", "pasta", "policy", "policy_options", "program", "records", "rlimits"}
     | {"sandbox", "start", "terminal"},
+    "commands/task": BASE | {"grid", "server", "values"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))
@@ -140,6 +155,7 @@ def test_what_is_imported_at_the_start(command):
         "hako-limit": ["--memory=64M", "true"],
         "landlock-exec": ["--rwx=/", "true"],
         "hako-policy": ["judge", "true"],
+        "hako-task": [],
     }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at
