@@ -92,6 +92,7 @@ PLAN = {
     "policy_keys": BASE | {"rules", "sandbox", "syscalls", "toml", "values"},
     "policy_text": BASE | {"sandbox", "toml"},
     "policy": BASE | {"bpf", "kafel", "policy_keys", "policy_text", "rules", "sandbox", "toml"},
+    "policy_plan": BASE | {"identity", "kernel", "limits", "outside", "pasta", "plan", "policy", "sandbox"},
     "policy_options": BASE | {"policy", "policy_keys", "sandbox", "values"},
     "start": BASE | {"bpf", "kernel"},
     "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "report", "rules", "start", "supervise", "syscalls"},
@@ -107,9 +108,8 @@ PLAN = {
     "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
     "commands/policy": BASE
-    | {"build", "cgroup", "changes", "core", "fresh", "identity", "kernel", "landlock", "launch", "limit", "limits"}
-    | {"newfile", "outside", "output", "pasta", "policy", "policy_options", "program", "records", "rlimits"}
-    | {"sandbox", "start", "terminal"},
+    | {"build", "cgroup", "changes", "core", "fresh", "kernel", "landlock", "launch", "limit", "newfile", "output"}
+    | {"policy", "policy_options", "policy_plan", "program", "records", "rlimits", "sandbox", "start", "terminal"},
     "commands/task": BASE | {"grid", "server", "values"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
