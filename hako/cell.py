@@ -305,7 +305,7 @@ def empty(socket):
             return
 
 
-def descriptors(control):
+def descriptors(control: list[tuple[int, int, bytes]]) -> list[int]:
     """The descriptors in CONTROL, as of recvmsg()."""
     data = b"".join(data for level, kind, data in control if (level, kind) == (1, RIGHTS))
     return [int.from_bytes(data[at : at + 4], "little") for at in range(0, len(data), 4)]

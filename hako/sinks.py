@@ -36,7 +36,7 @@ HEADER = 4
 ENXIO, EMSGSIZE = 6, 90
 
 
-def failed(what, name, errno):
+def failed(what: str, name: str, errno: int) -> Failure:
     """The Failure that WHAT was being done to NAME, and ERRNO came of it."""
     return Failure(f"{what} '{name}': {os.strerror(errno)}", errno=errno)
 
@@ -81,7 +81,7 @@ def opened(path, wait=False):
     return File(fd, path)
 
 
-def filled(data):
+def filled(data: bytes) -> int:
     """A descriptor of a file of memory with DATA in it, to be read from its beginning, which nobody can change."""
     import fcntl
 

@@ -35,7 +35,7 @@ class Plans:
         """The Plan of DOCUMENT, which is the request.Request WANTED."""
         import marshal
 
-        key = marshal.dumps([(name, value) for name, value in document.items() if name not in OF_ONE_TASK])
+        key = marshal.dumps([(name, value) for name, value in document.items() if name not in OF_ONE_TASK], 2)
         found = self.known.get(key)
         if found is None:
             found = plan_of(wanted)

@@ -15,7 +15,7 @@ TOP = pathlib.Path(__file__).parent.parent
 # What each module of hako may import of hako. Downwards only; nothing imports a command.
 BASE = {"failure"}
 PLAN = {
-    "__init__": set(),
+    "__init__": {"library", "pool"},  # which only who wants the library imports
     "failure": set(),
     "values": BASE,
     "patterns": set(),
@@ -99,6 +99,15 @@ PLAN = {
     "tcp": {"bpf", "kernel"},
     "landlock": BASE | {"kernel", "tcp"},
     "elf": BASE,
+    "described": BASE
+    | {"identity", "landlock", "limits", "plan", "policy", "policy_keys", "policy_options", "policy_plan", "rlimits"}
+    | {"rules", "sandbox", "values"},
+    "worker": BASE
+    | {"cell", "core", "described", "engine", "guard", "job", "kernel", "output", "request", "sinks", "task", "values"},
+    "link": BASE | {"worker"},
+    "library": BASE | {"link", "sinks"},
+    "pool": BASE | {"library", "link"},
+    "grid": BASE | {"core", "library", "pool", "progress", "server", "task"},
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE
