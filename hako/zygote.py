@@ -280,11 +280,10 @@ def arrange(plan, ids, proc):
 
 
 def put_own(made, plan, layout, own):
-    """Put into MADE, steps of the init of PLAN, what each sandbox has for itself: ids, lo, the mounts OWN.
+    """Put into MADE, steps of the init of PLAN, what each sandbox has for itself: lo, and the mounts OWN.
 
     LAYOUT is the zygote's root.
     """
-    put_ids(made)
     if plan.box.network == "none":
         made.call("socket", kernel.AF_INET, kernel.SOCK_DGRAM, 0)
         made.call("ioctl", cell.FIRST, kernel.SIOCSIFFLAGS, made.arena.put(kernel.LO_UP), what="ioctl SIOCSIFFLAGS lo")
@@ -302,19 +301,6 @@ def put_own(made, plan, layout, own):
 def read_only(mount):
     """The MS_* flag, or none, that MOUNT asks for."""
     return kernel.MS_RDONLY if mount.ro else 0
-
-
-def put_ids(made):
-    """Put the mapping of this process's ids to themselves in a user namespace that a child of it is in."""
-    files = (
-        ("setgroups", "deny"),
-        ("gid_map", f"{os.getegid()} {os.getegid()} 1"),
-        ("uid_map", f"{os.geteuid()} {os.geteuid()} 1"),
-    )
-    for name, text in files:
-        made.call("openat", cell.PROC, b"self/" + name.encode(), os.O_WRONLY | os.O_CLOEXEC, what=f"open {name}")
-        made.call("write", cell.FIRST, made.arena.put(text.encode()), len(text), what=f"write {name} {text!r}")
-        made.call("close", cell.FIRST)
 
 
 def put_proc(made, mount):
@@ -350,7 +336,8 @@ def serve(plan, control, inners, slots, first):
 
     INNERS are the slots' ends of their sockets, FIRST the first steps of each.
     """
-    machine, flags = steps.Machine(), build.namespaces(plan.box)
+    # Not a user namespace each: what is not dumpable, as this is, cannot map its ids unless it is the host's root.
+    machine, flags = steps.Machine(), build.namespaces(plan.box) & ~kernel.CLONE_NEWUSER
     arguments = slots[0].setup.words(flags | CLONE, *(0,) * 10)
     os.write(control, b"r" + named_steps(slots[0]))
     gc.collect()
