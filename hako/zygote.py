@@ -44,8 +44,11 @@ def be(plan, parts, ids, control, slots):
             hide_proc(made, seen, proc)
         name_host(plan)
         arrange(plan, ids, seen)
-        first = [cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own)) for slot in slots]
-        serve(plan, control, inners, slots, first)
+
+        def set_up(slot):
+            return cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own))
+
+        serve(plan, control, inners, slots, set_up)
     except BaseException as err:
         stop(control, err)
 
@@ -331,20 +334,24 @@ def put_dev(made, mount):
     made.ready(kernel.mount_call("devpts", f"{dst}/pts", "devpts", flags, plans.options(build.PTS)))
 
 
-def serve(plan, control, inners, slots, first):
+def serve(plan, control, inners, slots, set_up):
     """Make a child in the slot of each number that comes through CONTROL; answer with its pid.
 
-    INNERS are the slots' ends of their sockets, FIRST the first steps of each.
+    INNERS are the slots' ends of their sockets; SET_UP puts the steps of a slot and returns the first.
     """
     # Not a user namespace each: what is not dumpable, as this is, cannot map its ids unless it is the host's root.
     machine, flags = steps.Machine(), build.namespaces(plan.box) & ~kernel.CLONE_NEWUSER
+    first = {0: set_up(slots[0])}
     arguments = slots[0].setup.words(flags | CLONE, *(0,) * 10)
     os.write(control, b"r" + named_steps(slots[0]))
     gc.collect()
     gc.freeze()
     while wanted := os.read(control, 1):
-        os.dup2(inners[wanted[0]], cell.SOCKET, inheritable=False)
-        pid = machine.clone(arguments, cell.CLONE_ARGS, first[wanted[0]])
+        number = wanted[0]
+        if number not in first:  # slots are many, and most of them seldom used
+            first[number] = set_up(slots[number])
+        os.dup2(inners[number], cell.SOCKET, inheritable=False)
+        pid = machine.clone(arguments, cell.CLONE_ARGS, first[number])
         if pid < 0:
             raise refused(f"clone3 {kernel.namespace_names(flags)}", -pid)
         os.write(control, b"p" + pid.to_bytes(4, "little"))
