@@ -21,6 +21,7 @@ NODEV = kernel.MS_NOSUID | kernel.MS_NODEV
 NOEXEC = NODEV | kernel.MS_NOEXEC
 CLONE = cell.CLONE_VM | kernel.CLONE_PARENT | kernel.CLONE_CLEAR_SIGHAND
 HIGH = 1000  # descriptors from here on are out of the way of cell's fixed ones
+LAYERS = ("target", "upper", "parent", "work")  # descriptors of overlay.Layers
 STOPPED = b"!"  # before why it failed
 
 
@@ -61,7 +62,10 @@ def be_alone(plan, ids, slot, layers):
     """
     control = slot.inner.fileno()
     try:
-        control = take_descriptors([control])[0]
+        of_layers = {name: fd for name in LAYERS if (fd := getattr(layers, name, None)) is not None}
+        control, *kept = take_descriptors([control, *of_layers.values()])
+        for name, fd in zip(of_layers, kept, strict=True):
+            setattr(layers, name, fd)
         made = Whole(plan, plan.box.mounts, layers)
         settle(plan, ids, control)
         build.join_network(plan.box, None, made.program.say)
