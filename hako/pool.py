@@ -82,6 +82,7 @@ class Pool(Executor):
 
     def submit_task(self, line: bytes) -> Future[bytes]:
         """Have the request LINE of hako-task(5) answered; return the Future of the response, a line."""
+        self._check()
         return self._submit({"task": line}, [], lambda told: told["response"])
 
     def map(  # type: ignore[override]
@@ -147,9 +148,14 @@ class Pool(Executor):
         env: Mapping[str, str] | None = None,
         time: float | None = None,
     ) -> tuple[dict[str, Any], list[int]]:
+        self._check()
+        return order(sandbox, argv, (stdin, stdout, stderr), input, env, time)
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise RuntimeError("a Pool is of use in the process that made it")
         if self._closed:
             raise RuntimeError(CLOSED)
-        return order(sandbox, argv, (stdin, stdout, stderr), input, env, time)
 
     def _choose(self) -> Links:
         self._next += 1
@@ -157,9 +163,6 @@ class Pool(Executor):
 
     def _submit(self, message: dict[str, Any], files: list[int], read: Callable[[dict[str, Any]], Any]) -> Future[Any]:
         future: Future[Any] = Future()
-        if self._pid != os.getpid():
-            close_all(files)
-            raise RuntimeError("a Pool is of use in the process that made it")
         with self._lock:
             if self._closed:
                 close_all(files)
@@ -176,8 +179,8 @@ class Pool(Executor):
     def _ring(self) -> None:
         try:
             self._bell.send(b"r", socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            pass  # it has been rung often enough
+        except OSError:
+            pass  # it has been rung often enough, or nobody listens any more
 
     def _send(self) -> list[Failed]:
         """Send what waits, as far as there is room; the lock is held. Return what failed, to be told without it."""
