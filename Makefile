@@ -59,6 +59,7 @@ check-vm: all
 bench: all
 	$(VENV)/bin/python3 bench/start.py $(VENV)/bin
 	$(VENV)/bin/python3 bench/filters.py $(VENV)/bin
+	$(VENV)/bin/python3 bench/pool.py $(VENV)/bin
 
 fuzz: all
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris

@@ -4,7 +4,7 @@ import os
 import time
 from _collections import deque
 
-from hako import build, cell, group, identity, kernel, steps, zygote
+from hako import build, cell, group, guard, identity, kernel, steps, zygote
 from hako import plan as plans
 from hako.failure import Failure
 from hako.loop import Loop
@@ -13,6 +13,7 @@ MOST_ZYGOTES = 16  # of plans of which none is used now
 MOST_TRIES = 2  # of a job whose zygote died
 FILES, MESSAGE = 253, 2**16
 ESRCH = 3
+CAP_KILL = 5
 REFUSED = (1, 28, 87)  # EPERM, ENOSPC and EUSERS of clone3: no user namespace
 SOON = 0.005  # seconds until the next attempt to remove a cgroup
 
@@ -316,7 +317,13 @@ class Engine:
     def ids(of):
         """The identity.IdMaps of a sandbox of the plan OF."""
         of.identity.note_groups()
-        return of.box.ids or identity.id_maps(of.identity)
+        ids = identity.id_maps(of.identity)
+        outside = ids.outside()[0]
+        if outside != os.geteuid() and not kernel.capable(CAP_KILL):
+            # Not the end of this process either would end it: the kernel asks whether this may send it a signal.
+            raise Failure(f"uid {outside}: without CAP_KILL a sandbox of another user cannot be ended")
+        of.guarded = guard.writes_interpreter(ids.host_uid(of.identity), ())
+        return ids
 
     @staticmethod
     def clone(flags):

@@ -66,6 +66,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "openat": (257, 56),
     "close": (3, 57),
     "faccessat": (269, 48),
+    "read": (0, 63),
     "write": (1, 64),
     "ioctl": (16, 29),
     "mknodat": (259, 33),
