@@ -26,6 +26,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
     "execve": (59, 221),
+    "execveat": (322, 281),
     "setresuid": (117, 147),
     "setresgid": (119, 149),
     "setsid": (112, 157),
@@ -67,6 +68,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "close": (3, 57),
     "faccessat": (269, 48),
     "read": (0, 63),
+    "getpid": (39, 172),
     "write": (1, 64),
     "ioctl": (16, 29),
     "mknodat": (259, 33),
@@ -213,10 +215,15 @@ def namespace_names(flags):
     return ",".join(name for name, flag in NAMESPACES.items() if flags & flag)
 
 
-def mmap_shared(size):
-    """SIZE bytes of zeros that children share, without a promise that there is memory for all; their address."""
-    PROT_READ_WRITE, MAP_SHARED_ANONYMOUS_NORESERVE = 3, 0x1 | 0x20 | 0x4000
-    return _call("mmap", f"{size} bytes", None, size, PROT_READ_WRITE, MAP_SHARED_ANONYMOUS_NORESERVE, -1, 0)
+def mmap_at(address, size, fd):
+    """Map SIZE bytes of the file FD at ADDRESS, shared, to be read and written; EEXIST: something is. See mmap(2)."""
+    return _call("mmap", f"{size} bytes", *mmap_arguments(address, size, fd))
+
+
+def mmap_arguments(address, size, fd):
+    """The arguments of mmap(2) for that."""
+    PROT_READ_WRITE, MAP_SHARED, MAP_NORESERVE, MAP_FIXED_NOREPLACE = 3, 1, 0x4000, 0x100000
+    return address, size, PROT_READ_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0
 
 
 def mmap_code(fd, size):
@@ -470,10 +477,10 @@ def capable(cap):
     return bool(capget()[0] >> cap & 1)
 
 
-def capset_call(mask):
-    """Make the effective, permitted and inheritable capabilities the bit mask MASK. See capset(2)."""
-    low, high = mask & 0xFFFFFFFF, mask >> 32
-    data = (foreign.c_uint32 * 6)(low, low, low, high, high, high)
+def capset_call(mask, inheritable=None):
+    """Make the effective and permitted capabilities the bit mask MASK; so INHERITABLE, unless given. See capset(2)."""
+    sets = (mask, mask, mask if inheritable is None else inheritable)
+    data = (foreign.c_uint32 * 6)(*(part & 0xFFFFFFFF for part in sets), *(part >> 32 for part in sets))
     return _ready("capset", f"{mask:#x}", _capabilities_header(), data)
 
 

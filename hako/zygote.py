@@ -31,11 +31,13 @@ def be(plan, parts, ids, control, slots):
     byte each; what goes is "r" and the names of steps, "p" and a pid, four bytes, or "!" and why it failed.
     """
     try:
-        control, *inners = take_descriptors([control, *(slot.inner.fileno() for slot in slots)])
+        memory = slots[0].region.fd
+        control, memory, *inners = take_descriptors([control, memory, *(slot.inner.fileno() for slot in slots)])
         shared, own = parts
         made = Layout(plan, shared)
         settle(plan, ids, control)
-        build.join_network(plan.box, None, made.program.say) if plan.box.network not in ("none", "host") else None
+        # By /proc its children map their ids, each before anybody is in there with it; then none has this memory.
+        kernel.prctl("SET_DUMPABLE", 1)
         lay_out(made)
         proc = next((mount.dst for mount in own if isinstance(mount, sandbox.Proc)), None)
         seen = look_at_proc()
@@ -43,9 +45,10 @@ def be(plan, parts, ids, control, slots):
         if proc is not None:
             hide_proc(made, seen, proc)
         name_host(plan)
-        arrange(plan, ids, seen)
+        arrange(plan, ids, seen, memory)
+        programs = [high(cell.init_program(slot)) for slot in slots]
         first = [cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own)) for slot in slots]
-        serve(plan, control, inners, slots, first)
+        serve(plan, control, list(zip(inners, programs, first, strict=True)), slots[0])
     except BaseException as err:
         stop(control, err)
 
@@ -61,14 +64,15 @@ def be_alone(plan, ids, slot, layers):
         control = take_descriptors([control])[0]
         made = Whole(plan, plan.box.mounts, layers)
         settle(plan, ids, control)
+        kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
         build.join_network(plan.box, None, made.program.say)
         lay_out(made)
         tell(made, control, layers)
         made.pivot()
         name_host(plan)
-        arrange(plan, ids, None)
+        arrange(plan, ids, None, 0)
         os.dup2(control, cell.SOCKET, inheritable=False)
-        first = cell.set_up(slot, plan, lambda _: None)
+        first = cell.set_up(slot, plan)
         os.write(control, b"n" + named_steps(slot))
         steps.Machine().go(first, 0, 0)
     except BaseException as err:
@@ -111,9 +115,9 @@ def take_descriptors(kept):
     """Keep the descriptors KEPT, and nothing else of the parent's; return their new numbers."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     kernel.close_all_but([*kept, null])
-    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH) for fd in kept]
+    kept = list(map(high, kept))
     for number in range(3):
-        os.dup2(null, number, inheritable=False)
+        os.dup2(null, number)
     kernel.close_range(3, HIGH - 1)
     return kept
 
@@ -130,7 +134,6 @@ def settle(plan, ids, control):
     if ids.writer != "inside":
         build.take_ids(*ids.inside)
     kernel.rename_process("hako-init")
-    kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
     kernel.prctl("SET_PDEATHSIG", kernel.SIGKILL)
     poll = select.poll()
     poll.register(control, 0)
@@ -267,16 +270,25 @@ def name_host(plan):
             raise (refused(what, err.errno) if plan.words else err) from err
 
 
-def arrange(plan, ids, proc):
-    """Put the descriptors into the places that cell gives them: the rulesets, and PROC or None."""
+def arrange(plan, ids, proc, memory):
+    """Put the descriptors into the places that cell gives them: the rulesets, PROC or None, MEMORY, a Region's.
+
+    They are there after an exec too; PROG closes them.
+    """
     ruleset = guard.interpreter_ruleset(ids.host_uid(plan.identity), (), "/")
     if plan.landlock is not None:
         plan.landlock.make()
     domain = None if plan.landlock is None else plan.landlock.ruleset
-    wanted = {cell.SOCKET: None, cell.PROC: proc, cell.GUARD: ruleset, cell.DOMAIN: domain}
-    high = {place: fcntl.fcntl(fd or 0, fcntl.F_DUPFD_CLOEXEC, HIGH) for place, fd in wanted.items()}
-    for place, fd in high.items():
-        os.dup2(fd, place, inheritable=False)
+    wanted = {cell.GUARD: ruleset, cell.DOMAIN: domain, cell.MEMORY: memory, cell.PROC: proc}
+    wanted |= {cell.SOCKET: None, cell.PROGRAM: None}
+    moved = {place: high(0 if fd is None else fd) for place, fd in wanted.items()}
+    for place, fd in moved.items():
+        os.dup2(fd, place)
+
+
+def high(fd):
+    """A descriptor of what FD is that is out of the way."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
 
 
 def put_own(made, plan, layout, own):
@@ -345,19 +357,22 @@ def put_dev(made, mount):
     made.ready(kernel.mount_call("devpts", f"{dst}/pts", "devpts", flags, plans.options(build.PTS)))
 
 
-def serve(plan, control, inners, slots, first):
-    """Make a child in the slot of each number that comes through CONTROL; answer with its pid.
+def serve(plan, control, ways, slot):
+    """Make a child for each number that comes through CONTROL; answer with its pid.
 
-    INNERS are the slots' ends of their sockets, FIRST the first steps of each.
+    WAYS are, by number, the end of the socket, the program that its init
+    becomes, and the first of its steps; SLOT is that of the first.
     """
     machine, flags = steps.Machine(), build.namespaces(plan.box)
-    arguments = slots[0].setup.words(flags | CLONE, *(0,) * 10)
-    os.write(control, b"r" + named_steps(slots[0]))
+    arguments = slot.setup.words(flags | CLONE, *(0,) * 10)
+    os.write(control, b"r" + named_steps(slot))
     gc.collect()
     gc.freeze()
     while wanted := os.read(control, 1):
-        os.dup2(inners[wanted[0]], cell.SOCKET, inheritable=False)
-        pid = machine.clone(arguments, cell.CLONE_ARGS, first[wanted[0]])
+        inner, program, first = ways[wanted[0]]
+        os.dup2(inner, cell.SOCKET)
+        os.dup2(program, cell.PROGRAM)
+        pid = machine.clone(arguments, cell.CLONE_ARGS, first)
         if pid < 0:
             raise refused(f"clone3 {kernel.namespace_names(flags)}", -pid)
         os.write(control, b"p" + pid.to_bytes(4, "little"))

@@ -16,15 +16,14 @@ TOOLS = {"x86_64": "x86_64-linux-gnu-", "aarch64": "aarch64-linux-gnu-"}
 EBADF = 9
 
 
-def codes():
-    """CODE and GO of each architecture, as the source has them."""
+def codes(machine):
+    """CODE and (START, GO) of MACHINE, as the source has them."""
     tree, found = ast.parse((TOP / "hako/steps.py").read_text()), {}
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("CODE", "GO"):
-            found[node.targets[0].id] = next(
-                ast.literal_eval(inner) for inner in ast.walk(node) if isinstance(inner, ast.Dict)
-            )
-    return found["CODE"], found["GO"]
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("CODE", "(START, GO)"):
+            table = next(ast.literal_eval(inner) for inner in ast.walk(node) if isinstance(inner, ast.Dict))
+            found[ast.unparse(node.targets[0])] = table[machine]
+    return found["CODE"], found["(START, GO)"]
 
 
 @pytest.mark.parametrize("machine", sorted(TOOLS))
@@ -33,10 +32,10 @@ def test_the_code_is_what_the_source_assembles_to(machine, tmp_path):
     source, made, raw = TOP / f"tools/steps/{machine}.S", tmp_path / "made.o", tmp_path / "made.bin"
     subprocess.run([f"{prefix}as", source, "-o", made], check=True)
     subprocess.run([f"{prefix}objcopy", "-O", "binary", "-j", ".text", made, raw], check=True)
-    code, go = codes()
-    assert raw.read_bytes().hex() == code[machine]
+    code, (start, go) = codes(machine)
+    assert raw.read_bytes().hex() == code
     symbols = subprocess.run([f"{prefix}nm", made], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert f"{go[machine]:016x} t go" in symbols
+    assert {f"{start:016x} t start", f"{go:016x} t go", f"{len(code) // 2:016x} t table"} <= set(symbols)
 
 
 class Table:
@@ -185,12 +184,12 @@ from hako import foreign, kernel, steps
 PR_SET_MDWE, DENIED = 65, 13
 if foreign.call(kernel.NUMBER["prctl"], PR_SET_MDWE, 1, 0, 0, 0, 0):
     sys.exit(0 if foreign.get_errno() == 22 else 1)  # before Linux 6.3
-address = kernel.mmap_shared(4096)
-assert foreign.call(kernel.mprotect_number(), address, 4096, 5, 0, 0, 0) == -1
+address = steps.Region(4096).address
+assert foreign.call(MPROTECT, address, 4096, 5, 0, 0, 0) == -1
 assert foreign.get_errno() == DENIED
 steps.Machine()
 """ % [str(TOP), *(place for place in sys.path if "site-packages" in place)]
-    code = code.replace("kernel.mprotect_number()", str({"x86_64": 10, "aarch64": 226}[kernel.MACHINE]))
+    code = code.replace("MPROTECT", str({"x86_64": 10, "aarch64": 226}[kernel.MACHINE]))
     done = subprocess.run([sys.executable, "-Ic", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -202,3 +201,26 @@ def test_signals_end_a_child_as_any_other(table):
     pid = steps.Machine().clone(arguments, 88, made.first)
     os.kill(pid, signal.SIGTERM)
     assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGTERM
+
+
+def test_a_program_is_made_of_steps_alone(table):
+    """Who becomes it has another memory, and shares the region if the steps map it."""
+    region, status = table.region, table.arena.words(0)
+    after = table.steps(2)
+    after.call("getpid", into=status)
+    after.call("exit_group", 23)
+
+    def put(made):
+        made.call("mmap", *kernel.mmap_arguments(region.address, region.size, region.fd))
+        made.call("setpgid", 0, 0, zero=after.first)
+
+    fd = steps.program(put, table.fails, table.record)
+    os.set_inheritable(region.fd, True)
+    words = table.arena.texts([b"it"]), table.arena.texts([])
+    made = table.steps(1)
+    made.call("execveat", fd, b"", *words, kernel.AT_EMPTY_PATH)
+    arguments = table.arena.words(0x100, 0, 0, 0, kernel.SIGCHLD, *(0,) * 6)
+    pid = steps.Machine().clone(arguments, 88, made.first)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 23
+    assert table.word(status) == pid
+    os.close(fd)
