@@ -117,6 +117,7 @@ RESOLVE_IN_ROOT = 0x10
 
 EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 16, 22, 38, 77
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
 SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP = 13, 15, 17, 18, 19, 20
@@ -167,6 +168,15 @@ def carry_out(calls):
 
 def _uint64s(*values):
     return (foreign.c_uint64 * len(values))(*values)
+
+
+def nonsense(name):
+    """The errno of the call NAME, all of whose arguments are -1; 0 should it succeed.
+
+    The kernel looks at the arguments of most calls first: what is not EINVAL,
+    EFAULT or the like comes from a filter, or from a kernel that lacks the call.
+    """
+    return foreign.get_errno() if _syscall(NUMBER[name], *[-1] * 6) == -1 else 0
 
 
 def clone3(flags, cgroup=None):
@@ -466,6 +476,12 @@ def seccomp(program):
     _call("seccomp", "SECCOMP_SET_MODE_FILTER", SECCOMP_SET_MODE_FILTER, 0, _sock_fprog(program))
 
 
+def seccomp_listener(program):
+    """As seccomp(), for a program that notifies; return the descriptor of its listener. See seccomp_unotify(2)."""
+    flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    return _call("seccomp", "SECCOMP_SET_MODE_FILTER", SECCOMP_SET_MODE_FILTER, flags, _sock_fprog(program))
+
+
 def _sock_fprog(program):
     code = foreign.string_buffer(program)
     prog = _uint64s(len(program) // 8, foreign.addressof(code))
@@ -498,7 +514,6 @@ def load_and_execute(program, secret, what, socket=None):
     before: between the filter and the exec this makes no call but those, for
     the filter may allow no other. OSError: the exec failed.
     """
-    SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
     number, sendmsg, execve = NUMBER["seccomp"], NUMBER["sendmsg"], NUMBER["execve"]
     flags, message = 0, None
     if socket is not None:

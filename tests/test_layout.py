@@ -81,6 +81,10 @@ PLAN = {
     "policy_options": BASE | {"policy", "policy_keys", "sandbox", "values"},
     "start": BASE | {"bpf", "kernel"},
     "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "report", "rules", "start", "supervise", "syscalls"},
+    "causes": BASE | {"cgroup", "kernel", "overlay"},
+    "probe": BASE
+    | {"bpf", "build", "causes", "cgroup", "group", "guard", "identity", "json", "kernel", "landlock", "limits"}
+    | {"outside", "overlay", "pasta", "subids", "supervise"},
     "tcp": {"bpf", "kernel"},
     "landlock": BASE | {"kernel", "tcp"},
     "elf": BASE,
@@ -96,6 +100,7 @@ PLAN = {
     | {"build", "cgroup", "changes", "core", "fresh", "identity", "kernel", "landlock", "launch", "limit", "limits"}
     | {"newfile", "outside", "output", "pasta", "policy", "policy_options", "program", "records", "rlimits"}
     | {"sandbox", "start", "terminal"},
+    "commands/check": BASE | {"core", "group", "json", "newfile", "overlay", "probe", "values"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))
@@ -140,6 +145,7 @@ def test_what_is_imported_at_the_start(command):
         "hako-limit": ["--memory=64M", "true"],
         "landlock-exec": ["--rwx=/", "true"],
         "hako-policy": ["judge", "true"],
+        "hako-check": [],
     }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at
