@@ -10,7 +10,7 @@ import os
 import stat
 
 from hako import kernel, sandbox
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 EPERM, ENOENT, EXDEV, ENOTDIR, ENOSPC, ELOOP = 1, 2, 18, 20, 28, 40
 LOCKED = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
@@ -131,17 +131,19 @@ def write_id_maps(pid, ids):
 def id_map_files(pid, ids):
     """The files to write for that, with what to write, and a hint for when the kernel refuses."""
     own = ids.outside()[0] == 0
-    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user" if own else ""
+    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user; " if own else ""
     if ids.writer == "inside":  # the kernel's price for a gid_map by an ordinary user
-        yield f"/proc/{pid}/setgroups", "deny", ""
-    yield f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids), ""
-    yield f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint
+        yield f"/proc/{pid}/setgroups", "deny", SEE_CHECK
+    yield f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids), SEE_CHECK
+    yield f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint + SEE_CHECK
 
 
 def write(path, text, hint=""):
     """Write TEXT to the existing PATH in one go."""
-    with call(f"open {path}", "hako needs /proc"):
+    try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as err:
+        raise refused(f"open {path}", err.errno, "hako needs /proc" if err.errno == ENOENT else SEE_CHECK) from err
     try:
         with call(f"write {path} {text!r}", hint):
             os.write(fd, text.encode())
@@ -373,7 +375,7 @@ class Builder:
             fd = kernel.fsmount("proc", {}, LOCKED | kernel.MOUNT_ATTR_NOEXEC, show(mount.dst))
         except Failure as err:
             option = "--rw-bind=/proc" if self.target is None else "--mount=/proc:/proc"
-            hint = f"the /proc here is partly covered: an inner sandbox shares it with {option}"
+            hint = f"the /proc here is partly covered: an inner sandbox shares it with {option}; {SEE_CHECK}"
             raise refused("fsmount proc", err.errno, hint if err.errno == EPERM else "") from err
         covered = {name: place for name in PROC_COVERED if (place := self.find(fd, name)) is not None}
         masks = self.make_masks(mount, covered)

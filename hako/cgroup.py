@@ -2,7 +2,7 @@
 
 import os
 
-from hako.failure import Failure, call, show
+from hako.failure import SEE_CHECK, Failure, call, show
 
 EPERM, EACCES = 1, 13
 CALLERS = "hako-callers"  # where the processes go that are in the way: version 2 has them in leaves only
@@ -107,7 +107,7 @@ def places(parent=None):
     if not found:
         if parent is not None:
             raise Failure(f"--parent: no cgroup {show(parent)} here")
-        raise Failure("no cgroup file system is mounted here")
+        raise Failure(f"no cgroup file system is mounted here [{SEE_CHECK}]")
     return found
 
 

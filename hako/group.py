@@ -11,14 +11,14 @@ import os
 import time
 
 from hako import cgroup, kernel
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 EPERM, ENOENT, ESRCH, EACCES, EBUSY, EROFS = 1, 2, 3, 13, 16, 30
 DENIED = (EACCES, EPERM, EROFS)
 OF_SWAP = ("memory.swap.max", "memory.memsw.limit_in_bytes")  # missing where the kernel does not account for swap
 KILLING = 2.0  # seconds for which the end of killed processes is waited for
 PAUSE = 0.005
-WAY_OUT = "root may, and others under: systemd-run --user --scope -p Delegate=yes"
+WAY_OUT = f"root may, and others under: systemd-run --user --scope -p Delegate=yes; {SEE_CHECK}"
 
 
 class Group:

@@ -12,7 +12,7 @@ import os
 import _prctl
 
 from hako import foreign
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 MACHINE = os.uname().machine
 NUMBERS = {  # by call: x86_64, aarch64
@@ -279,7 +279,7 @@ def mount_setattr(fd, flags, attr_set, text, propagation=0):
 def move_mount(from_fd, to_fd, text):
     """Attach the mount FROM_FD at the file or directory TO_FD. See move_mount(2)."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    hints = {EPERM: "under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted"}
+    hints = {EPERM: f"under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted; {SEE_CHECK}"}
     _call("move_mount", text, from_fd, b"", to_fd, b"", flags, hints=hints)
 
 
@@ -525,7 +525,7 @@ def load_and_execute(program, secret, what, socket=None):
     execute = (execve, path, _string_array(argv), _string_array(env), *secret.words)
     listener = _syscall(*load)
     if listener == -1:
-        hints = {EBUSY: "a process has one supervisor at most", EINVAL: "or this is before Linux 5.19"}
+        hints = {EBUSY: "a process has one supervisor at most", EINVAL: f"or this is before Linux 5.19; {SEE_CHECK}"}
         hint = hints.get(foreign.get_errno(), "") if socket is not None else ""
         raise refused("seccomp SECCOMP_SET_MODE_FILTER", foreign.get_errno(), hint)
     if socket is not None:
@@ -633,7 +633,7 @@ def libseccomp():
     import ctypes
 
     if _seccomp_library is None:
-        with call("dlopen libseccomp.so.2", "install libseccomp2"):
+        with call("dlopen libseccomp.so.2", f"install libseccomp2; {SEE_CHECK}"):
             _seccomp_library = ctypes.PyDLL("libseccomp.so.2")
         _seccomp_library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
         _seccomp_library.free.argtypes = (ctypes.c_void_p,)

@@ -12,7 +12,7 @@ import select
 import time
 
 from hako import cgroup, group, keep, kernel, meter, supervise
-from hako.failure import Failure, call
+from hako.failure import SEE_CHECK, Failure, call
 
 LIMITED = 124  # as timeout(1)
 NEVER = 3600.0  # seconds between looks when there is nothing to look at
@@ -106,7 +106,8 @@ def enter(limits, records, output, waiting, say):
 def need_proc():
     """Refuse to begin where the processes of PROG could not be found to be ended."""
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-        raise Failure("no cgroup can be made here, and no process be found without /proc [behind hako-run: --proc]")
+        hint = f"behind hako-run: --proc; {SEE_CHECK}"
+        raise Failure(f"no cgroup can be made here, and no process be found without /proc [{hint}]")
 
 
 def start(run):

@@ -13,7 +13,7 @@ import os
 import stat
 
 from hako import kernel
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 EACCES, ENODEV, EINVAL, ELOOP, EOPNOTSUPP = 13, 19, 22, 40, 95
 DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
@@ -194,7 +194,7 @@ def mount_layers(target, upper, work, text):
         return kernel.fsmount("overlay", options, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, text)
     except Failure as err:
         hint = {
-            ENODEV: "this kernel has no overlay",
+            ENODEV: f"this kernel has no overlay; {SEE_CHECK}",
             EINVAL: "its file system cannot be the upper layer of an overlay",
             ELOOP: "it is in TARGET, or TARGET in it",
         }.get(err.errno, "")

@@ -7,7 +7,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 REFUSED = (
     "hako-run: landlock: this kernel has not version 2 of it, and PROG could overwrite the interpreter of hako "
-    "[run PROG as another with --user; see hako-run(1), CAVEATS]\n"
+    "[run PROG as another with --user; see hako-run(1), CAVEATS; see hako-check]\n"
 )
 
 
