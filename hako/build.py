@@ -374,9 +374,11 @@ class Builder:
         try:
             fd = kernel.fsmount("proc", {}, LOCKED | kernel.MOUNT_ATTR_NOEXEC, show(mount.dst))
         except Failure as err:
+            if err.errno != EPERM:
+                raise
             option = "--rw-bind=/proc" if self.target is None else "--mount=/proc:/proc"
             hint = f"the /proc here is partly covered: an inner sandbox shares it with {option}; {SEE_CHECK}"
-            raise refused("fsmount proc", err.errno, hint if err.errno == EPERM else "") from err
+            raise refused("fsmount proc", err.errno, hint) from err
         covered = {name: place for name in PROC_COVERED if (place := self.find(fd, name)) is not None}
         masks = self.make_masks(mount, covered)
         self.attach(fd, mount.dst, True)
