@@ -102,14 +102,18 @@ def of(err):
     return because(err, "unknown", "see the page of that call")
 
 
-def of_user_namespaces(err):
-    """The Refusal of user namespaces, or of what one has power over in them, by the Failure ERR."""
+def is_privileged():
+    """Whether this process has CAP_SYS_ADMIN on the host: restrictions of ordinary users are not for it."""
+    return kernel.capable(kernel.CAP_SYS_ADMIN) and not is_inside()
+
+
+def of_user_namespaces(err, privileged):
+    """The Refusal of user namespaces, or of power in them, by the Failure ERR, of who was PRIVILEGED before."""
     known = of(err)
     if known.cause in ("kernel", "seccomp", "no-proc"):
         return known
     if err.errno in (ENOSPC, EUSERS):
         return exhausted(err)
-    privileged = kernel.capable(kernel.CAP_SYS_ADMIN) and not is_inside()
     if not privileged and sysctl(CLONE) == "0":
         return because(err, CLONE, f"as root: sysctl -w {CLONE}=1")
     if not privileged and sysctl(RESTRICTED) == "1":
@@ -118,8 +122,8 @@ def of_user_namespaces(err):
         return because(err, "kernel", "a kernel that was built with CONFIG_USER_NS")
     if "CAP_SETFCAP" in str(err):
         return because(err, "setfcap", "uid 0 here has not CAP_SETFCAP: give the outer sandbox --user")
-    if known.cause == "unknown" and is_chrooted():
-        return because(err, "chroot", "nobody makes a user namespace in a chroot: enter it by pivot_root, as hako-run")
+    if known.cause == "unknown" and str(err).startswith("clone3") and err.errno == EPERM:
+        return because(err, "chroot", "nobody makes one in a chroot, which pivot_root is not, or without an id here")
     return known
 
 
@@ -144,11 +148,6 @@ def is_inside():
         return os.stat("/proc/self/ns/user").st_ino != kernel.INITIAL_USER_NAMESPACE
     except OSError:
         return False
-
-
-def is_chrooted():
-    """Whether the root of this process is none of the places where something is mounted."""
-    return "/" not in {fields[4] for fields in overlay.mounts()}
 
 
 def of_namespaces(err):

@@ -93,7 +93,7 @@ def features():
         Feature("overlay", overlay_of_layers, ("hako-run",), mounts),
         Feature("overlay-tmpfs", overlay_on_tmpfs, ("hako-run",), (*mounts, "overlay")),
         Feature("id-ranges", id_ranges, ("hako-run",), ("clone3", "user-namespaces")),
-        Feature("pasta", network, BUILDERS, ("clone3", "user-namespaces", "namespaces")),
+        Feature("pasta", network, BUILDERS, ("clone3", "close-range", "user-namespaces", "namespaces", "setns")),
         *(Feature(f"cgroup-{name}", lambda name=name: cgroups(name), ("hako-limit", "hako-policy")) for name in LIMITS),
         Feature("seccomp", seccomp, (*BUILDERS, "seccomp-exec", "landlock-exec")),
         Feature("seccomp-actions", seccomp_actions, ("hako-policy", "seccomp-exec"), ("seccomp",)),
@@ -340,11 +340,12 @@ def pidfds():
 
 def user_namespaces():
     """One, with our ids in it, and power over what belongs to it."""
+    privileged = causes.is_privileged()
     try:
         enter(kernel.CLONE_NEWUSER | kernel.CLONE_NEWUTS)
         kernel.sethostname("hako")
     except Failure as err:
-        raise causes.of_user_namespaces(err) from err
+        raise causes.of_user_namespaces(err, privileged) from err
     return ""
 
 
