@@ -118,6 +118,7 @@ def load():
 
 def look(seconds):
     """Yield the Finding of each Feature in turn; a probe may take so many SECONDS."""
+    kernel.prctl("SET_CHILD_SUBREAPER", 1)
     working = set()
     for feature in features():
         missing = [name for name in feature.needs if name not in working]
@@ -140,9 +141,8 @@ def attempt(feature, seconds):
         be(feature, told, tell)
     os.close(tell)
     text = read_line(told, seconds)
-    end(pid)
+    status = end(pid)
     os.close(told)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if text is None:
         return Finding(feature, False, why=f"no answer in {seconds:g} seconds", cause="deadline", advice="try again")
     if text:
@@ -168,12 +168,21 @@ def read_line(fd, seconds):
 
 
 def end(pid):
-    """Kill the child PID and all of its process group. It is not reaped yet, so the number is its own."""
+    """Kill the child PID and all of its process group, and see them gone; return its exit code.
+
+    It is not reaped yet, so the number is its own. What it leaves is ours, see look().
+    """
     for kill in (os.killpg, os.kill):
         try:
             kill(pid, kernel.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass  # it has no group yet, or has ended
+    status = os.waitpid(pid, 0)[1]
+    try:
+        while True:
+            os.waitpid(-pid, 0)
+    except ChildProcessError:
+        return os.waitstatus_to_exitcode(status)
 
 
 def be(feature, told, tell):

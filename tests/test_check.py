@@ -67,12 +67,12 @@ def plain(who):
     return BEFORE[who.name]
 
 
-def expected_of_this_kernel():
-    """What fails on an old one, and what the machine of the tests allows."""
+def expected_of_this_kernel(who):
+    """What fails for WHO on an old one."""
     abi = kernel.landlock_abi()
     versions = {"landlock": 2, "landlock-files": 5, "landlock-tcp": 4, "landlock-scopes": 6}
     found = {name: "kernel" for name, version in versions.items() if abi < version}
-    return found | ({"overlay-tmpfs": "kernel"} if causes.release() < (6, 6) and os.getuid() else {})
+    return found | ({"overlay-tmpfs": "kernel"} if causes.release() < (6, 6) and who.name == "user" else {})
 
 
 @pytest.fixture
@@ -100,13 +100,26 @@ def test_a_host_where_nothing_is_missing(able):
     status, features, commands = check(able)
     missing = failing(features)
     assert missing.pop("no-tiocsti", "sysctl") == "sysctl"
-    assert missing == expected_of_this_kernel()
+    assert missing == expected_of_this_kernel(able)
     assert set(commands) == COMMANDS
     lacking = {name for name, told in commands.items() if not told["works"]}
     assert status == (1 if lacking & {"hako-run", "hako-policy", "hako-limit"} else 0)
     assert lacking == set() or missing
     assert features["id-ranges"]["detail"].startswith("65536 uids" if able.name == "root" else "65537 uids")
     able.cgroups.wait_until_empty()
+
+
+@pytest.mark.vm
+def test_what_fails_is_what_this_kernel_lacks(who, delegated):
+    """But for what is installed, or not."""
+    _, features, _ = check(who)
+    missing = failing(features)
+    for name in ("id-ranges", "pasta", "no-tiocsti"):
+        missing.pop(name, None)
+    expected = expected_of_this_kernel(who)
+    assert missing == expected
+    assert all(features[name]["why"] for name in expected)
+    delegated.wait_until_empty()
 
 
 @pytest.mark.root
@@ -152,6 +165,7 @@ def test_a_command_lacks_what_it_needs_and_does_not_work(who):
         assert (told["works"], told["lacks"]) == (not lacks, lacks)
 
 
+@pytest.mark.vm
 def test_what_it_says_of_landlock_is_what_there_is(who):
     _, features, _ = check(who)
     assert features["landlock"]["detail"] == f"version {kernel.landlock_abi()}"

@@ -1,5 +1,6 @@
 """hako-run where user namespaces are switched off: an ordinary user is refused, root needs none."""
 
+import json
 import pathlib
 
 import pytest
@@ -43,6 +44,30 @@ def test_root_may_ask_for_one(who, switched_off):
     for_everybody = switched_off == "user.max_user_namespaces"
     expected = (125, REFUSED[switched_off], False) if for_everybody else (0, "", True)
     assert mark(who, "--userns=always") == expected
+
+
+def test_hako_check_names_the_sysctl(who, switched_off):
+    """And what to do. Debian's does not concern root, who has all but that anyhow."""
+    done = who.run("hako-check", "--json")
+    features = json.loads(done.stdout)["features"]
+    found = features["user-namespaces"]
+    if who.name == "root" and switched_off == "kernel.unprivileged_userns_clone":
+        assert found["works"]
+    else:
+        assert (done.returncode, found["works"], found["cause"]) == (1, False, switched_off)
+        assert found["advice"].startswith(f"as root: sysctl -w {switched_off}=")
+        assert found["why"] == REFUSED[switched_off].partition(": ")[2].partition(" [")[0].replace(
+            NAMESPACES, "user,uts"
+        )
+    needing = [features[name]["works"] for name in ("namespaces", "mounts", "fd-mounts", "proc", "overlay")]
+    assert needing == [True if who.name == "root" else None] * 5
+
+
+def test_hako_check_finds_them(who):
+    features = json.loads(who.run("hako-check", "--json").stdout)["features"]
+    assert [features[name]["works"] for name in ("user-namespaces", "mounts", "fd-mounts", "proc", "overlay")] == [
+        True
+    ] * 5
 
 
 def test_with_them_it_works(who):
