@@ -115,7 +115,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 16, 22, 38, 77
+EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EACCES, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 13, 16, 22, 38, 77
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 
@@ -279,7 +279,8 @@ def mount_setattr(fd, flags, attr_set, text, propagation=0):
 def move_mount(from_fd, to_fd, text):
     """Attach the mount FROM_FD at the file or directory TO_FD. See move_mount(2)."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    hints = {EPERM: f"under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted; {SEE_CHECK}"}
+    hint = f"under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted; {SEE_CHECK}"
+    hints = {EPERM: hint, EACCES: SEE_CHECK}  # the latter is a security module's
     _call("move_mount", text, from_fd, b"", to_fd, b"", flags, hints=hints)
 
 

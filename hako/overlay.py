@@ -311,7 +311,7 @@ def clean(parent):
         try:
             fcntl.flock(upper, fcntl.LOCK_EX | fcntl.LOCK_NB)
             work = kernel.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, BENEATH, name)
-            if not set(os.listdir(work)) - {"work", "index"}:
+            if os.fstat(work).st_uid == os.geteuid() and not set(os.listdir(work)) - {"work", "index"}:
                 remove_below(work)
                 os.rmdir(name, dir_fd=parent)
                 removed.append(name)

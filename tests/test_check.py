@@ -5,19 +5,20 @@ sysctl of a user namespace, by what is mounted, by what is on PATH.
 """
 
 import ast
+import fcntl
 import json
 import os
 import pathlib
 import re
 import signal
-import stat
+import subprocess
 
 import pytest
 from test_limit import alive, start_tree
 from test_run_life import gone, up
 from test_run_overlay import own
 
-from conftest import BIN, DEADLINE, SLOW, Who, wait_until
+from conftest import BIN, DEADLINE, SLOW, Cgroups, Who, prepare, wait_until
 from hako import causes, kernel, newfile, probe
 
 TOP = pathlib.Path(__file__).parent.parent
@@ -29,7 +30,7 @@ mount -t tmpfs none "$1"; mkdir "$1/upper" "$1/work"
 for file in subuid subgid; do printf 'root:200000:65536\nnobody:100000:65536\n' >"$1/upper/$file"; done
 mount -t overlay -o lowerdir=/etc,upperdir="$1/upper",workdir="$1/work" none /etc
 mknod "$1/tun" c 10 200; chmod 666 "$1/tun"; mount --bind "$1/tun" /dev/net/tun
-umount -l "$1"; shift; exec "$@"
+umount -l "$1"; shift
 """
 # What is not tried where a feature does not work, besides what needs what is not tried.
 BUILT = {"user-namespaces", "namespaces", "setns", "mounts", "fd-mounts", "proc", "overlay", "overlay-tmpfs"}
@@ -75,13 +76,28 @@ def expected_of_this_kernel(who):
     return found | ({"overlay-tmpfs": "kernel"} if causes.release() < (6, 6) and who.name == "user" else {})
 
 
+@pytest.fixture(params=["root", "user"])
+def somebody(request, place):
+    """Root and an ordinary user, both on a host that root prepares."""
+    somebody = Who(request.param)
+    os.chown(place, somebody.uid, -1)
+    somebody.box = prepare(place / "box")
+    return somebody
+
+
+def on(somebody, script, *words):
+    """Have SOMEBODY on a host where root has run SCRIPT, a shell's, with WORDS, in a mount namespace of its own."""
+    somebody.prefix = ["unshare", "--mount", "sh", "-c", f'{script}\nexec "$@"', "sh", *words, *somebody.prefix]
+
+
 @pytest.fixture
-def able(who, place, delegated):
+def able(somebody, place):
     """Somebody on a host where nothing is missing."""
-    del delegated  # they are who's
     (place / "files").mkdir()
-    who.prefix = ["unshare", "--mount", "sh", "-c", ABLE, "sh", place / "files", *who.prefix]
-    return who
+    on(somebody, ABLE, place / "files")
+    somebody.cgroups = Cgroups()
+    yield somebody
+    somebody.cgroups.remove()
 
 
 def answering(place, *calls, errno=None):
@@ -120,6 +136,23 @@ def test_what_fails_is_what_this_kernel_lacks(who, delegated):
     assert missing == expected
     assert all(features[name]["why"] for name in expected)
     delegated.wait_until_empty()
+
+
+def test_it_sees_the_end_of_all_that_it_started(who):
+    """Not even a zombie is left to somebody else."""
+    process = who.start("hako-check", stdout=subprocess.DEVNULL, start_new_session=True)
+    process.wait(DEADLINE)
+    process.stderr.close()
+    assert str(process.pid) not in set(sessions())
+
+
+def sessions():
+    """The session of each process."""
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            yield path.read_text().rpartition(")")[2].split()[3]
+        except OSError:
+            continue  # it has ended
 
 
 @pytest.mark.root
@@ -278,52 +311,48 @@ def test_one_user_namespace_too_many(who, most, cause):
         ("unprivileged_userns_clone", "1", "unknown", "see the page of that call"),
     ],
 )
-def test_a_sysctl_that_keeps_ordinary_users_from_power_in_them(who, place, name, value, cause, advice):
+def test_a_sysctl_that_keeps_ordinary_users_from_power_in_them(somebody, place, name, value, cause, advice):
     """There is one, and no power in it: so it looks if a filter refuses certain arguments alone."""
     (place / "kernel").mkdir()
     (place / "kernel" / name).write_text(f"{value}\n")
-    seen = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /proc/sys/kernel && exec "$@"', place / "kernel"]
-    who.prefix = [*seen, *who.prefix]
+    on(somebody, 'mount --bind "$1" /proc/sys/kernel; shift', place / "kernel")
     (place / "rules").write_text("ERRNO(1) { sethostname(name, len) { len == 4 } } DEFAULT ALLOW")
-    _, features, _ = check(who, "seccomp-exec", place / "rules")
+    _, features, _ = check(somebody, "seccomp-exec", place / "rules")
     found = features["user-namespaces"]
     assert found["why"] == "sethostname hako: Operation not permitted"
-    if who.name == "root":
+    if somebody.name == "root":
         cause, advice = "unknown", "see the page of that call"  # such a sysctl is not for root
     assert (found["works"], found["cause"]) == (False, cause)
     assert advice in found["advice"]
-    _, features, _ = check(who)
+    _, features, _ = check(somebody)
     assert features["user-namespaces"]["works"]
 
 
 @pytest.mark.root
-def test_in_a_chroot(place):
-    """Nobody has a user namespace there; what root does without one works."""
+def test_in_a_chroot(somebody, place):
+    """Nobody has a user namespace there."""
     (place / "root").mkdir()
-    for name in ("root", "user"):
-        who = Who(name)
-        script = 'mount --rbind / "$0" && exec chroot "$0" "$@"'
-        who.prefix = ["unshare", "--mount", "sh", "-c", script, place / "root", *who.prefix]
-        _, features, _ = check(who)
-        assert (features["user-namespaces"]["works"], features["user-namespaces"]["cause"]) == (False, "chroot")
-        assert features["user-namespaces"]["why"] == "clone3 user,uts: Operation not permitted"
+    on(somebody, 'mount --rbind / "$1"; root=$1; shift; exec chroot "$root" "$@"', place / "root")
+    _, features, _ = check(somebody)
+    assert (features["user-namespaces"]["works"], features["user-namespaces"]["cause"]) == (False, "chroot")
+    assert features["user-namespaces"]["why"] == "clone3 user,uts: Operation not permitted"
 
 
 # Proc
 
 
 @pytest.mark.root
-def test_a_proc_that_is_partly_covered(who):
+def test_a_proc_that_is_partly_covered(somebody):
     """An ordinary user would see more in a fresh one; root may."""
-    who.prefix = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /proc/bus && exec "$@"', "sh", *who.prefix]
-    _, features, _ = check(who)
-    if who.name == "root":
+    on(somebody, "mount -t tmpfs none /proc/bus")
+    _, features, _ = check(somebody)
+    if somebody.name == "root":
         assert features["proc"]["works"]
         return
     assert (features["proc"]["works"], features["proc"]["cause"]) == (False, "covered")
     assert "partly covered, at /proc/bus: show it with --mount=/proc:/proc" in features["proc"]["advice"]
     assert features["mounts"]["works"]
-    done = who.inside("/bin/busybox", "true", options=["--proc"])
+    done = somebody.inside("/bin/busybox", "true", options=["--proc"])
     assert done.stderr.endswith("an inner sandbox shares it with --mount=/proc:/proc; see hako-check]\n")
 
 
@@ -337,7 +366,7 @@ def test_programs_that_are_not_there(able):
     assert features["pasta"]["why"] == "pasta: No such file or directory"
     assert "install passt" in features["pasta"]["advice"]
     if able.name == "root":
-        assert features["id-ranges"]["works"]  # who may map any id needs none
+        assert features["id-ranges"]["works"]  # somebody may map any id needs none
     else:
         assert features["id-ranges"]["cause"] == "program"
         assert features["id-ranges"]["why"] == "newgidmap: No such file or directory"
@@ -351,24 +380,22 @@ def test_newuidmap_under_no_new_privs(able):
 
 
 @pytest.mark.root
-def test_ids_that_nobody_has_delegated(who, place):
+def test_ids_that_nobody_has_delegated(somebody, place):
     """The files are there and name another."""
     (place / "files").mkdir()
-    able = ABLE.replace("root:", "other:").replace("nobody:", "another:")
-    who.prefix = ["unshare", "--mount", "sh", "-c", able, "sh", place / "files", *who.prefix]
-    _, features, _ = check(who)
-    name = "root" if who.name == "root" else "nobody"
+    on(somebody, ABLE.replace("root:", "other:").replace("nobody:", "another:"), place / "files")
+    _, features, _ = check(somebody)
+    name = "root" if somebody.name == "root" else "nobody"
     assert features["id-ranges"]["cause"] == "subids"
     assert features["id-ranges"]["advice"] == f"as root: add a line like {name}:100000:65536 to /etc/subuid"
 
 
 @pytest.mark.root
-def test_a_tun_that_only_root_may_open(able, place):
-    closed = place / "closed"
-    os.mknod(closed, 0o600 | stat.S_IFCHR, os.makedev(10, 200))
-    at = able.prefix.index(place / "files") + 1
-    able.prefix[at:at] = ["sh", "-c", 'mount --bind "$0" /dev/net/tun && exec "$@"', closed]
-    _, features, _ = check(able)
+def test_a_tun_that_only_root_may_open(somebody, place):
+    """Pasta is not root."""
+    (place / "files").mkdir()
+    on(somebody, ABLE.replace("chmod 666", "chmod 600"), place / "files")
+    _, features, _ = check(somebody)
     assert (features["pasta"]["cause"], features["pasta"]["advice"]) == ("tun", "as root: chmod 666 /dev/net/tun")
 
 
@@ -409,9 +436,9 @@ def test_cgroups_that_are_delegated(who, delegated):
 
 
 @pytest.mark.root
-def test_cgroups_that_are_not_mounted(who):
-    who.prefix = ["unshare", "--mount", "sh", "-c", 'umount -R /sys/fs/cgroup && exec "$@"', "sh", *who.prefix]
-    _, features, _ = check(who)
+def test_cgroups_that_are_not_mounted(somebody):
+    on(somebody, "umount -R /sys/fs/cgroup")
+    _, features, _ = check(somebody)
     found = features["cgroup-memory"]
     assert (found["cause"], found["why"]) == ("unmounted", "no cgroup file system is mounted here")
 
@@ -447,6 +474,21 @@ def test_what_waits_has_its_status(who, place):
     assert (done.returncode, json.loads(report.read_text())["code"]) == (1, 1)
     assert done.stdout.startswith("FEATURE")
     assert who.run("hako-limit", "hako-check", "--clean").returncode == who.run("hako-check", "--clean").returncode
+
+
+def test_to_what_waits_it_runs(who, place):
+    """The pid file is there while it does, which is until somebody reads what it says."""
+    pid_file = place / "pid"
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)  # JSON is longer
+    argv = who.sandbox("hako-check", "--json", options=["--proc", f"--pid-file={pid_file}"])
+    process = who.start(*argv, stdout=write)
+    os.close(write)
+    wait_until(pid_file.exists)
+    with open(read, "rb") as file:
+        assert len(file.read()) > 4096
+    assert (process.communicate(timeout=DEADLINE)[1], process.returncode) == ("", 1)
+    assert not pid_file.exists()
 
 
 def test_behind_a_link(who):

@@ -40,17 +40,22 @@ def prepare(args):
     return lambda: look(seconds, args["--json"])
 
 
-def finish(text, status):
-    """Print TEXT, end with STATUS. What waits for PROG gets that."""
+def begin():
+    """Be what the chain ends in: to those that wait, PROG runs."""
     for fd in core.waiting:
         os.close(fd)
     core.waiting.clear()
+
+
+def finish(text, status):
+    """Print TEXT, end with STATUS."""
     core.write_all(1, os.fsencode(text), "stdout")
     os._exit(status)
 
 
 def look(seconds, for_programs):
     """Tell what each feature does, with so many SECONDS for each: in JSON FOR_PROGRAMS, or in a table."""
+    begin()
     findings = list(probe.look(seconds))
     commands = judge(findings)
     text = told(findings, commands) if for_programs else table(findings, commands)
@@ -101,6 +106,7 @@ def told(findings, commands):
 
 def clean(directory, for_programs):
     """Remove what was left in cgroups and, unless it is None, in DIRECTORY; tell it, in JSON FOR_PROGRAMS."""
+    begin()
     removed, left = clean_cgroups()
     if directory is not None:
         with call(f"open {show(directory)}"):
