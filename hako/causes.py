@@ -80,7 +80,8 @@ def is_filtered(name, errno):
 def security_label():
     """The label that AppArmor, SELinux or Smack gave this process; None if it is confined by none of them."""
     label = text_of("/proc/self/attr/apparmor/current") or text_of("/proc/self/attr/current")
-    return None if not label or label.startswith("unconfined") else label
+    # That of a profile of AppArmor that confines nobody, as ours is one, ends so.
+    return None if not label or label == "unconfined" or label.endswith("(unconfined)") else label
 
 
 def of(err):
