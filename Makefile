@@ -16,6 +16,7 @@ PAGES = $(notdir $(wildcard man/*))
 VENV = $(abspath $(BUILD))/venv
 SITE = $(VENV)/lib/hako-site
 LIBRARY = $(PREFIX)/lib/hako
+APPARMOR = /etc/apparmor.d
 ifeq ($(PYTHON),)
 $(error no Python 3.11 or newer that an ordinary user may execute: apt-get install python3, or make PYTHON=/path)
 endif
@@ -88,10 +89,14 @@ install: all
 		sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(LIBRARY)"]|' bin/$$name \
 			> $(DESTDIR)$(PREFIX)/bin/$$name && chmod 755 $(DESTDIR)$(PREFIX)/bin/$$name || exit 1; done
 	for page in $(PAGES); do install -m 644 man/$$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; done
+	@# AppArmor before 4 cannot read it, would complain at each start of the machine, and restricts nobody.
+	if [ -n '$(DESTDIR)' ] || [ -e $(APPARMOR)/abi/4.0 ]; then \
+		install -d $(DESTDIR)$(APPARMOR) && sed -e 's|/usr/local/bin/|$(PREFIX)/bin/|' etc/apparmor.d/hako \
+			> $(DESTDIR)$(APPARMOR)/hako && chmod 644 $(DESTDIR)$(APPARMOR)/hako || exit 1; fi
 
 uninstall:
 	rm -rf $(DESTDIR)$(LIBRARY)
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS)) $(DESTDIR)$(APPARMOR)/hako
 	for page in $(PAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
 
 clean:

@@ -22,6 +22,7 @@ COMMANDS = {  # what a chain may name
     "landlock-exec": "landlock_exec",
     "hako-policy": "policy",
     "hako-task": "task",
+    "hako-check": "check",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOTDIR, EACCES = 2, 20, 13
@@ -86,8 +87,10 @@ def prepare(argv):
         except Failure as err:
             err.name = name
             raise
+        if "PROG" not in args:
+            return entries, [name]  # it becomes nothing, and is what the chain ends in
         moved = moved or getattr(module, "MOVES", False)
-        argv = [args["PROG"], *args["ARG"]] if args.get("PROG") is not None else list(module.DEFAULT)
+        argv = [args["PROG"], *args["ARG"]] if args["PROG"] is not None else list(module.DEFAULT)
     return entries, argv
 
 
@@ -118,8 +121,6 @@ def read(name, module, argv):
         args[option] = args[option] + values
     if "ARG" in args:
         args["ARG"] = args["ARG"] + rest
-    elif rest:
-        raise Failure(complaint(name, module, words, [docopt.Argument(None, rest[0])]))
     return args
 
 

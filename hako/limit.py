@@ -12,7 +12,7 @@ import select
 import time
 
 from hako import cgroup, group, keep, kernel, meter, supervise, verdict
-from hako.failure import Failure, call
+from hako.failure import SEE_CHECK, Failure, call
 
 LIMITED = 124  # as timeout(1)
 CLEARING = 20  # milliseconds for which the keeper's end is waited for: no caller is to wait longer for a cgroup to go
@@ -105,7 +105,8 @@ def enter(limits, records, output, waiting, say):
 def need_proc():
     """Refuse to begin where the processes of PROG could not be found to be ended."""
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-        raise Failure("no cgroup can be made here, and no process be found without /proc [behind hako-run: --proc]")
+        hint = f"behind hako-run: --proc; {SEE_CHECK}"
+        raise Failure(f"no cgroup can be made here, and no process be found without /proc [{hint}]")
 
 
 def start(run):
