@@ -3,7 +3,7 @@
 # make check    all tests
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make bench    how fast, beside what else there is
-# make fuzz     the parsers of rules and policies, FUZZ_SECONDS each
+# make fuzz     all that reads what strangers may have written, FUZZ_SECONDS each
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 
 BUILD = build
@@ -62,14 +62,16 @@ bench: all
 
 fuzz: all
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris
-	mkdir -p $(BUILD)/fuzz/kafel $(BUILD)/fuzz/oci $(BUILD)/fuzz/policy
+	mkdir -p $(addprefix $(BUILD)/fuzz/,kafel oci policy request elf values)
 	cp hako/profiles/*.kafel hako/profiles/groups/*.kafel $(BUILD)/fuzz/kafel
 	cp tests/fuzz/*.json $(BUILD)/fuzz/oci
 	cp hako/policies/*.toml $(BUILD)/fuzz/policy
+	cp tests/fuzz/request.seed $(BUILD)/fuzz/request
+	cp /bin/true $(BUILD)/fuzz/elf
 	for language in kafel oci; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/rules.py $$language \
 		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$language || exit 1; done
-	PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/policy.py \
-		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/policy
+	for reader in policy request elf values; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/$$reader.py \
+		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$reader || exit 1; done
 
 install: all
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
