@@ -5,7 +5,7 @@
 # make bench    how fast, beside what else there is
 # make fuzz     all that reads what strangers may have written, FUZZ_SECONDS each
 # make soak     thousands of sandboxes, hundreds at once: does anything stay behind?
-# make check-faults each system call of the set-up failing, one at a time: an hour or two
+# make check-faults each system call of the set-up failing, one at a time: some hours
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 
 BUILD = build
