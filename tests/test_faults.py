@@ -434,7 +434,7 @@ def judge(stage, case, control, fault, outcome):
     """Say what is wrong with OUTCOME, that of CASE when FAULT happened; CONTROL is the one without a fault."""
     hit = outcome.told("hit")
     if hit:  # behind a poll it may have been another call than without a fault
-        fault.call = Call(fault.call.place, fault.call.n, hit[0][0], fault.call.argument, fault.call.text)
+        fault.call = Call(fault.call.place, fault.call.n, *hit[0], fault.call.text)
         yield from wrong_with_status(case, control, fault, outcome)
     elif (outcome.status, outcome.err) != (control.status, control.err):
         yield f"nothing happened, and status {outcome.status}, {outcome.err!r}"

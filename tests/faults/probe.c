@@ -171,10 +171,16 @@ static void list(const char *path)
 
 static void mounts(void)
 {
-	FILE *file = fopen("/proc/self/mounts", "r");
-	char line[4096];
-	while (file && fgets(line, sizeof line, file))
-		say("mount %s", line);
+	FILE *file = fopen("/proc/self/mountinfo", "r");
+	char line[4096], *word, *rest;
+	while (file && fgets(line, sizeof line, file)) {
+		say("mount");
+		/* The first four are numbers, and where in its file system it is; that of a peer group is of this run. */
+		for (int i = 0; (word = strtok_r(i ? NULL : line, " \n", &rest)); i++)
+			if (i > 3)
+				say(" %.*s", strchr(word, ':') && strcspn(word, ":") < 12 ? (int)strcspn(word, ":") : 4000, word);
+		say("\n");
+	}
 	if (file)
 		fclose(file);
 }

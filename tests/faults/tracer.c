@@ -8,11 +8,10 @@
  *   after    the call is made, and fails with ERRNO all the same
  *   nothing  nothing happens; PLACE and N mean nothing
  * RECORD becomes a file of lines: "call PLACE N NUMBER ARGUMENT [TEXT]" for each
- * call counted (only with HOW nothing), "hit NUMBER" when it happened, "exit
- * STATUS" and "signal N" for the end of process 0, "left PLACE COMM" for each process
- * that is there SECONDS after it, when all are killed, "lag MILLISECONDS" from the
- * end of process 0 to that of the last one. Without HOW nothing "exec PLACE" is
- * the only line there is of what runs well.
+ * call counted (only with HOW nothing), "hit NUMBER ARGUMENT" when it happened, "exit
+ * STATUS" and "signal N" for the end of process 0, "exec PLACE" for each process that
+ * becomes another program, "left PLACE COMM" for each one that is there SECONDS after the
+ * end of process 0, when all are killed, "lag MILLISECONDS" from that to the end of the last.
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -121,7 +120,7 @@ static void enter_call(struct process *process, struct ptrace_syscall_info *info
 	}
 	if (n != nth || strcmp(process->place, target))
 		return;
-	fprintf(record, "hit %ld\n", number);
+	fprintf(record, "hit %ld %llu\n", number, (unsigned long long)info->entry.args[0]);
 	if (!strcmp(how, "kill")) {
 		kill(process->pid, SIGKILL);
 		return;
