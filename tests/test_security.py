@@ -1,6 +1,7 @@
 """SECURITY.md: the order of operations that it tells is that of the system calls."""
 
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -134,8 +135,24 @@ def test_the_order_of_hako_limit(who, delegated):
     delegated.wait_until_empty()
 
 
+def test_the_order_of_a_sandbox_made_ahead(who):
+    request = {
+        "cmd": [BUSYBOX, "true"],
+        "rootfs": [BUSYBOX],
+        "mounts": [{"type": "proc", "dest": "/proc"}],
+        "seccompPolicy": "DEFAULT ALLOW",
+        "report": True,
+    }
+    calls = trace(who, ["hako-task", "--stream", "--jobs=1"], input=json.dumps(request) + "\n")
+    zygote = that(calls, "pivot_root", "")
+    init, prog = that(calls, "execveat", ""), that(calls, "execve", f'"{BUSYBOX}"')
+    check("A sandbox made ahead: the zygote", zygote)
+    check("A sandbox made ahead: the init", init)
+    check("A sandbox made ahead: the process that will be the program", prog, markers=["root"])
+
+
 def test_every_list_is_checked_and_every_command_promises():
     assert len(lists()) == len(re.findall(r"(?m)^(?:### |The [a-z ]+:$)", TEXT))
     assert {marker for steps in lists().values() for *_, marker in steps} == {None, *MARKERS}
     table = TEXT.partition("| command |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"(?m)^\| `([a-z-]+)` \|", table)) == set(core.COMMANDS)
+    assert set(re.findall(r"(?m)^\| `([a-z-]+)`", table)) == set(core.COMMANDS)
