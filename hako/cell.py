@@ -4,8 +4,9 @@ init    PID 1 of the sandbox: sets up what belongs to this sandbox alone, waits 
         reaps until PROG has ended, and ends
   PROG  takes the places of stdin, stdout and stderr, drops what it has to, and becomes the program
 
-Both have the memory of a zygote, or of the Python process that built the
-sandbox, and no Python runs in them. They and their supervisor meet in a Slot.
+The init begins with the memory of a zygote, becomes a program of a few steps,
+or is the Python process that built the sandbox; PROG begins with the init's
+memory. No Python runs in them. They and their supervisor meet in a Slot.
 """
 
 import _socket
@@ -17,7 +18,8 @@ from hako.failure import show
 
 SIZE = 16 * 2**20  # of a Slot: what the kernel takes of arguments, and more; only what is used takes memory
 SETUP = 2**18  # of that, for the set-up
-SOCKET, PROC, GUARD, DOMAIN, FIRST = 3, 4, 5, 6, 7  # descriptors of the init; what comes with an order begins at FIRST
+# Descriptors of the init; what comes with an order begins at FIRST.
+SOCKET, PROC, GUARD, DOMAIN, MEMORY, PROGRAM, FIRST = 3, 4, 5, 6, 7, 8, 9
 EACCES = 13
 FAILS = 125  # the status of an init that fails
 ROOM = 32  # steps of an init that has its order
@@ -27,6 +29,7 @@ CLOEXEC, RIGHTS = 0x40000000, 1
 RLIMIT_NOFILE = 7
 X_OK, AT_FDCWD = 1, kernel.AT_FDCWD & steps.MASK
 ADDR_NO_RANDOMIZE = 0x0040000
+PR_SET_NAME = 15
 STATUS = struct.Struct("=i")
 RECORD = struct.Struct("=Qq")
 USAGE = struct.Struct("=4q q 13q")  # struct rusage: user and system time, ru_maxrss, the rest
@@ -144,26 +147,63 @@ class Slot:
         self.inner.close()
 
 
-def set_up(slot, plan, own):
-    """Put the steps of the init of SLOT up to its order, for PLAN; OWN puts what a zygote has left to it first.
+def set_up(slot, plan, own=None):
+    """Put the steps of the init of SLOT up to its order, for PLAN; return the address of the first.
 
-    Return the address of the first.
+    OWN puts what a zygote has left to it; then it becomes its init_program() on
+    the way, with a memory of its own: nobody is killed for another's, and none
+    of those inside could look into the zygote's.
     """
     made = slot.steps(200, slot.setup)
-    first = made.here
     made.call("close_range", FIRST, 2**32 - 1)
-    own(made)
+    if own is not None:
+        own(made)
     made.ready(kernel.chdir_call("/"))
     made.call("setsid", error=steps.ON)  # who leads a session already has one
     made.call("keyctl", 1, what="keyctl KEYCTL_JOIN_SESSION_KEYRING", error=steps.ON)  # a kernel without keys has none
-    for ready in kernel.bounding_calls(plan.capabilities()):
-        made.ready(ready)
-    made.ready(kernel.prctl_call("SET_PDEATHSIG", kernel.SIGKILL))
     made.call("rt_sigprocmask", 2, made.arena.words(0), None, 8)
+    if own is None:
+        put_calls(made, kernel.bounding_calls(plan.capabilities()))
+        put_wait(made, slot)
+        return made.first
+    # The exec would take the capabilities away from who is not uid 0: those that are still needed are made ambient,
+    # for which they must be inheritable, which those outside the bounding set cannot become.
+    needed = sorted({*plan.capabilities(), kernel.CAP_SYS_ADMIN})
+    made.ready(kernel.capset_call(kernel.capget()[1], sum(1 << cap for cap in needed)))
+    put_calls(made, kernel.bounding_calls(plan.capabilities()))
+    put_calls(made, kernel.ambient_calls(needed))
+    words = made.arena.texts([b"hako-init"]), made.arena.texts([])
+    made.call("execveat", PROGRAM, b"", *words, kernel.AT_EMPTY_PATH, what="execveat hako-init")
+    return made.first
+
+
+def put_calls(made, calls):
+    """Put the CALLS, made ready, behind the steps MADE."""
+    for ready in calls:
+        made.ready(ready)
+
+
+def init_program(slot):
+    """A descriptor of the program that the init of SLOT becomes: it goes on with steps in the slot's region."""
+    region = slot.region
+    waiting = slot.steps(4, slot.setup)
+    put_wait(waiting, slot)
+
+    def put(made):
+        made.call("mmap", *kernel.mmap_arguments(region.address, region.size, MEMORY))
+        made.ready(kernel.prctl_call("SET_DUMPABLE", 0))  # nobody is in there yet who could look into it
+        made.call("prctl", PR_SET_NAME, b"hako-init")
+        made.call("close_range", 2**32 - 2, 2**32 - 2, zero=waiting.first)  # go to
+
+    return steps.program(put, slot.fails, slot.record)
+
+
+def put_wait(made, slot):
+    """Put the waiting for the order of SLOT."""
+    made.ready(kernel.prctl_call("SET_PDEATHSIG", kernel.SIGKILL))
     # Also the end of a supervisor that died before there was a signal for that.
     made.call("recvmsg", SOCKET, slot.message, CLOEXEC, zero=slot.ends)
     made.call("close_range", 2**32 - 2, 2**32 - 2, zero=slot.entry)  # go to
-    return first
 
 
 def put_order(slot, plan, order):
@@ -183,8 +223,7 @@ def put_order(slot, plan, order):
         prog.call("dup3", FIRST + number, number, 0)
     if plan.fixed_addresses:
         prog.call("personality", ADDR_NO_RANDOMIZE)
-    for ready in identity.change_calls(plan.identity, plan.capabilities()):
-        prog.ready(ready)
+    put_calls(prog, identity.change_calls(plan.identity, plan.capabilities()))
     prog.call("chdir", order.work_dir, what=f"Setting work dir to '{os.fsdecode(order.work_dir)}'")
     make_channels(prog, slot, order, descriptor)
     if descriptors_of_prog is not None:
@@ -278,8 +317,7 @@ def put_init(slot, plan, prog):
     init = slot.steps(ROOM, at=slot.entry)
     arguments = slot.orders.words(CLONE_VM | CLONE_VFORK, 0, 0, 0, kernel.SIGCHLD, *(0,) * 6)
     made = init.call("clone3", arguments, CLONE_ARGS, what="clone3 PROG", zero=prog.first)
-    for ready in identity.change_calls(plan.identity.powerless(), ()):
-        init.ready(ready)
+    put_calls(init, identity.change_calls(plan.identity.powerless(), ()))
     init.call("close_range", 0, 2**32 - 1)
     init.ready(kernel.prctl_call("SET_PDEATHSIG", kernel.SIGKILL))
     wait = init.call("wait4", -1, slot.status, 0, None, until=1)

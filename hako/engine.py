@@ -5,7 +5,7 @@ import resource
 import time
 from _collections import deque
 
-from hako import build, cell, group, identity, kernel, steps, zygote
+from hako import build, cell, group, guard, identity, kernel, steps, zygote
 from hako import plan as plans
 from hako.failure import Failure
 from hako.loop import Loop
@@ -16,6 +16,7 @@ MOST_SLOTS = 200  # of a zygote: their numbers are bytes
 DESCRIPTORS = 2**16  # as many as this process may want
 FILES, MESSAGE = 253, 2**16
 ESRCH = 3
+CAP_KILL = 5
 REFUSED = (1, 28, 87)  # EPERM, ENOSPC and EUSERS of clone3: no user namespace
 SOON = 0.005  # seconds until the next attempt to remove a cgroup
 
@@ -84,17 +85,20 @@ class Zygote:
     making      numbers of those in which it is to make one, in that order
     spares      Cells that wait for a job
     waiting     jobs that wait for a cell
+    live        how many Cells there are in them
     ready       whether it has built its root
+    ended       whether it is gone
     failure     a Failure that none of those waiting was told, or None
     """
 
     __slots__ = (
-        *("control", "engine", "failure", "free", "making", "pid", "pidfd", "plan", "ready"),
-        *("region", "slots", "spares", "waiting"),
+        *("control", "ended", "engine", "failure", "free", "live", "making", "pid", "pidfd", "plan"),
+        *("ready", "region", "slots", "spares", "waiting"),
     )
 
     def __init__(self, engine, of, parts):
-        self.engine, self.plan, self.ready, self.failure = engine, of, False, None
+        self.engine, self.plan, self.failure = engine, of, None
+        self.ready, self.ended, self.live = False, False, 0
         count = min(2 * engine.jobs + 1, MOST_SLOTS, engine.slots)
         self.region = steps.Region(count * cell.SIZE)
         self.slots = [cell.Slot(self.region, number * cell.SIZE) for number in range(count)]
@@ -159,6 +163,7 @@ class Zygote:
     def take_cell(self, pid):
         """Take the cell of the init PID, the next of those that it was to make."""
         slot = self.slots[self.making.popleft()]
+        self.live += 1
         made = Cell(self.engine, slot, pid, kernel.pidfd_open(pid), self)
         if self.waiting:
             self.waiting.popleft().go(made)
@@ -166,7 +171,10 @@ class Zygote:
             self.spares.append(made)
 
     def lose(self, spare):
-        """The cell SPARE has ended before it had a job: tell the next why."""
+        """The cell SPARE has ended before it had a job: tell the next why, unless it was to."""
+        if self.ended:
+            self.put_back(spare.slot)
+            return
         if spare in self.spares:
             self.spares.remove(spare)
         failure = spare.slot.failure() or Failure("the init of a sandbox was killed")
@@ -178,14 +186,23 @@ class Zygote:
 
     def put_back(self, slot):
         """Nobody uses SLOT any more."""
-        if self.region is None:
+        self.live -= 1
+        if self.ended:
+            self.let_go()
             return
         self.free.append(self.slots.index(slot))
         if self.waiting:
             self.make_ahead()
 
+    def let_go(self):
+        """Give back the memory, if nobody is in it any more."""
+        if not self.live:
+            for slot in self.slots:
+                slot.close()
+            self.region.close()
+
     def end(self, why):
-        """It has ended, or ends now: WHY, or it was killed, ""."""
+        """It has ended, or ends now: WHY, or it was killed, "". Those that it made and that have a job go on."""
         self.engine.loop.forget(self.control)
         self.engine.drop(self)
         os.close(self.control)
@@ -195,9 +212,10 @@ class Zygote:
             pass
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)
+        self.ended = True
         for spare in self.spares:
-            spare.home = None
             spare.kill()
+        self.let_go()
         waiting, self.waiting = self.waiting, deque()
         for job in waiting:
             if why:
@@ -323,7 +341,13 @@ class Engine:
     def ids(of):
         """The identity.IdMaps of a sandbox of the plan OF."""
         of.identity.note_groups()
-        return of.box.ids or identity.id_maps(of.identity)
+        ids = identity.id_maps(of.identity)
+        outside = ids.outside()[0]
+        if outside != os.geteuid() and not kernel.capable(CAP_KILL):
+            # Not the end of this process either would end it: the kernel asks whether this may send it a signal.
+            raise Failure(f"uid {outside}: without CAP_KILL a sandbox of another user cannot be ended")
+        of.guarded = guard.writes_interpreter(ids.host_uid(of.identity), ())
+        return ids
 
     @staticmethod
     def clone(flags):

@@ -189,7 +189,8 @@ class Sandbox:
     parent        the cgroup in which each program's own is made
 
     Errors: TypeError for arguments that are none; Failure, when something is
-    run, for values that are wrong and for what cannot be had here.
+    run, for values that are wrong. What this machine refuses is in the Result,
+    status internalError.
     """
 
     __slots__ = ("_key", "_options")

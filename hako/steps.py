@@ -30,39 +30,69 @@ from hako.failure import Failure, call, refused
 WORDS = 12
 SIZE = 8 * WORDS
 INTO, UNTIL = 7, 9
+ROOM = 8  # steps of a program
+EEXIST = 17
 PACK = struct.Struct(f"={WORDS}Q")
 MASK = 2**64 - 1
 ON = -1  # as an error: to the next step
 CODE = bytes.fromhex(
     {
-        "x86_64": "4989d1b8b30100000f054885c07401c34c89cbeb034889fb488b03488b7b08488b7310488b53184c8b53204c8b43"
-        "284c8b4b300f05483d01f0ffff732e488b4b384885c97403488901488b4b404885c974054885c07423488b4b4848"
-        "85c974054839c875b34883c360ebad488b535848891a48894208488b4b504889cbeb99",
-        "aarch64": "e90302aa683680d2010000d4400000b4c0035fd6f30309aa02000014f30300aa680240f9608640a9628e41a96496"
-        "42a9010000d41ffc3fb1a2010054691e40f9490000b4200100f9692240f9490000b4400100b4692640f9690000b4"
-        "1f0009eb01feff5473820191eeffff176a2e40f9530100a9692a40f9f30309aae9ffff17",
+        "x86_64": "4989d1b8b30100000f054885c07401c34c89cbeb0c488d1d6c000000eb034889fb488b03488b7b08488b7310488b5318"
+        "4c8b53204c8b43284c8b4b300f05483d01f0ffff732e488b4b384885c97403488901488b4b404885c974054885c07423"
+        "488b4b484885c974054839c875b34883c360ebad488b535848891a48894208488b4b504889cbeb99",
+        "aarch64": "e90302aa683680d2010000d4400000b4c0035fd6f30309aa040000147303001002000014f30300aa680240f9608640a9"
+        "628e41a9649642a9010000d41ffc3fb1a2010054691e40f9490000b4200100f9692240f9490000b4400100b4692640f9"
+        "690000b41f0009eb01feff5473820191eeffff176a2e40f9530100a9692a40f9f30309aae9ffff17",
     }[kernel.MACHINE]
 )
-GO = {"x86_64": 0x15, "aarch64": 0x1C}[kernel.MACHINE]  # where the second function in there begins
+# Where in there what a program begins with lies, and the second function.
+START, GO = {"x86_64": (0x15, 0x1E), "aarch64": (0x1C, 0x24)}[kernel.MACHINE]
+TABLE = len(CODE)
+BASE = 0x400000  # address of a program of nothing but this; Regions lie from FIRST_REGION on
+FIRST_REGION, LAST_REGION = 0x2000000000, 0x7000000000  # low enough for 39-bit addresses
+EM = {"x86_64": 62, "aarch64": 183}[kernel.MACHINE]
 
 
 class Region:
-    """SIZE bytes of memory at `address`, zero at first, which processes that this one forks share with it.
+    """SIZE bytes of memory at `address`, zero at first, which other processes have at the same address.
 
-    Only what is written takes memory.
+    It is the file of memory of the descriptor `fd`. Only what is written takes memory.
     """
 
-    __slots__ = ("address", "bytes", "size")
+    __slots__ = ("address", "bytes", "fd", "size")
 
     def __init__(self, size):
         self.size = size
-        self.address = kernel.mmap_shared(size)
+        with call("memfd_create"):
+            self.fd = os.memfd_create("hako-region", os.MFD_CLOEXEC)
+            os.ftruncate(self.fd, size)
+        self.address = place(self.fd, size)
         self.bytes = foreign.memory(self.address, size)
 
     def close(self):
         """Give it back; no process may be using it here."""
         self.bytes.release()
         kernel.munmap(self.address, self.size)
+        os.close(self.fd)
+
+
+_next_region = FIRST_REGION
+
+
+def place(fd, size):
+    """Map SIZE bytes of the file FD where no program that another process may become has anything; their address."""
+    global _next_region
+    for _ in range(64):
+        wanted, _next_region = _next_region, _next_region + size
+        if _next_region > LAST_REGION:
+            _next_region = FIRST_REGION
+            continue
+        try:
+            return kernel.mmap_at(wanted, size, fd)
+        except Failure as err:
+            if err.errno != EEXIST:
+                raise
+    raise Failure("mmap: no place for a region")
 
 
 class Arena:
@@ -186,11 +216,56 @@ class Machine:
     def __init__(self):
         # From a file that is never mapped writable: so it is allowed where writable code is not (PR_SET_MDWE).
         with call("memfd_create"):
-            fd = os.memfd_create("hako-steps", os.MFD_CLOEXEC)
+            fd = memory_file("hako-steps")
             os.write(fd, CODE)
         address = kernel.mmap_code(fd, len(CODE))
         os.close(fd)
         self.clone, self.go = foreign.function(address), foreign.function(address + GO)
+
+
+def program(put, fails, record):
+    """A descriptor, close-on-exec, of a program that carries out the steps that PUT puts into the Steps it gets.
+
+    It is as small as a program can be: one segment, with CODE and the steps;
+    the memory of whoever executes it is gone. FAILS and RECORD as of Steps: what
+    fails before a step has mapped those dies of it. See elf(5).
+    """
+    with call("memfd_create"):
+        fd = memory_file("hako-init")
+    head = 64 + 2 * 56
+    region = Buffer(BASE, 4096)
+    arena = Arena(region, head + TABLE, 4096)
+    put(Steps(arena, ROOM, fails, record, {}))
+    region.bytes[head : head + TABLE] = CODE
+    ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
+    entry = BASE + head + START
+    header = struct.pack("=HHIQQQIHHHHHH", 2, EM, 1, entry, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    load = struct.pack("=IIQQQQQQ", 1, 5, 0, BASE, BASE, 4096, 4096, 0x1000)  # readable and executable
+    stack = struct.pack("=IIQQQQQQ", 0x6474E551, 6, 0, 0, 0, 0, 0, 16)  # which is not
+    region.bytes[:head] = ident + header + load + stack
+    with call("write memfd"):
+        os.write(fd, region.bytes)
+    return fd
+
+
+class Buffer:
+    """What an Arena needs of a Region, in a process's own memory: SIZE bytes that will be at ADDRESS."""
+
+    __slots__ = ("address", "bytes")
+
+    def __init__(self, address, size):
+        self.address, self.bytes = address, bytearray(size)
+
+
+def memory_file(name):
+    """A descriptor of a file of memory called NAME that may be executed."""
+    MFD_EXEC = 0x10
+    try:
+        return os.memfd_create(name, os.MFD_CLOEXEC | MFD_EXEC)
+    except OSError as err:
+        if err.errno != kernel.EINVAL:  # before Linux 6.3 all may be
+            raise
+        return os.memfd_create(name, os.MFD_CLOEXEC)
 
 
 def failure(names, step, errno):

@@ -32,11 +32,13 @@ def be(plan, parts, ids, control, slots):
     byte each; what goes is "r" and the names of steps, "p" and a pid, four bytes, or "!" and why it failed.
     """
     try:
-        control, *inners = take_descriptors([control, *(slot.inner.fileno() for slot in slots)])
+        memory = slots[0].region.fd
+        control, memory, *inners = take_descriptors([control, memory, *(slot.inner.fileno() for slot in slots)])
         shared, own = parts
         made = Layout(plan, shared)
         settle(plan, ids, control)
-        build.join_network(plan.box, None, made.program.say) if plan.box.network not in ("none", "host") else None
+        # By /proc its children map their ids, each before anybody is in there with it; then none has this memory.
+        kernel.prctl("SET_DUMPABLE", 1)
         lay_out(made)
         proc = next((mount.dst for mount in own if isinstance(mount, sandbox.Proc)), None)
         seen = look_at_proc()
@@ -44,12 +46,14 @@ def be(plan, parts, ids, control, slots):
         if proc is not None:
             hide_proc(made, seen, proc)
         name_host(plan)
-        arrange(plan, ids, seen)
+        arrange(plan, ids, seen, memory)
 
-        def set_up(slot):
-            return cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own))
+        def way(number):
+            slot = slots[number]
+            program = high(cell.init_program(slot))
+            return inners[number], program, cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own))
 
-        serve(plan, control, inners, slots, set_up)
+        serve(plan, control, way, slots[0])
     except BaseException as err:
         stop(control, err)
 
@@ -68,14 +72,15 @@ def be_alone(plan, ids, slot, layers):
             setattr(layers, name, fd)
         made = Whole(plan, plan.box.mounts, layers)
         settle(plan, ids, control)
+        kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
         build.join_network(plan.box, None, made.program.say)
         lay_out(made)
         tell(made, control, layers)
         made.pivot()
         name_host(plan)
-        arrange(plan, ids, None)
+        arrange(plan, ids, None, 0)
         os.dup2(control, cell.SOCKET, inheritable=False)
-        first = cell.set_up(slot, plan, lambda _: None)
+        first = cell.set_up(slot, plan)
         os.write(control, b"n" + named_steps(slot))
         steps.Machine().go(first, 0, 0)
     except BaseException as err:
@@ -118,9 +123,9 @@ def take_descriptors(kept):
     """Keep the descriptors KEPT, and nothing else of the parent's; return their new numbers."""
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     kernel.close_all_but([*kept, null])
-    kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH) for fd in kept]
+    kept = list(map(high, kept))
     for number in range(3):
-        os.dup2(null, number, inheritable=False)
+        os.dup2(null, number)
     kernel.close_range(3, HIGH - 1)
     return kept
 
@@ -137,7 +142,6 @@ def settle(plan, ids, control):
     if ids.writer != "inside":
         build.take_ids(*ids.inside)
     kernel.rename_process("hako-init")
-    kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
     kernel.prctl("SET_PDEATHSIG", kernel.SIGKILL)
     poll = select.poll()
     poll.register(control, 0)
@@ -274,23 +278,33 @@ def name_host(plan):
             raise (refused(what, err.errno) if plan.words else err) from err
 
 
-def arrange(plan, ids, proc):
-    """Put the descriptors into the places that cell gives them: the rulesets, and PROC or None."""
+def arrange(plan, ids, proc, memory):
+    """Put the descriptors into the places that cell gives them: the rulesets, PROC or None, MEMORY, a Region's.
+
+    They are there after an exec too; PROG closes them.
+    """
     ruleset = guard.interpreter_ruleset(ids.host_uid(plan.identity), (), "/")
     if plan.landlock is not None:
         plan.landlock.make()
     domain = None if plan.landlock is None else plan.landlock.ruleset
-    wanted = {cell.SOCKET: None, cell.PROC: proc, cell.GUARD: ruleset, cell.DOMAIN: domain}
-    high = {place: fcntl.fcntl(fd or 0, fcntl.F_DUPFD_CLOEXEC, HIGH) for place, fd in wanted.items()}
-    for place, fd in high.items():
-        os.dup2(fd, place, inheritable=False)
+    wanted = {cell.GUARD: ruleset, cell.DOMAIN: domain, cell.MEMORY: memory, cell.PROC: proc}
+    wanted |= {cell.SOCKET: None, cell.PROGRAM: None}
+    moved = {place: high(0 if fd is None else fd) for place, fd in wanted.items()}
+    for place, fd in moved.items():
+        os.dup2(fd, place)
+
+
+def high(fd):
+    """A descriptor of what FD is that is out of the way."""
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
 
 
 def put_own(made, plan, layout, own):
-    """Put into MADE, steps of the init of PLAN, what each sandbox has for itself: lo, and the mounts OWN.
+    """Put into MADE, steps of the init of PLAN, what each sandbox has for itself: ids, lo, the mounts OWN.
 
     LAYOUT is the zygote's root.
     """
+    put_ids(made)
     if plan.box.network == "none":
         made.call("socket", kernel.AF_INET, kernel.SOCK_DGRAM, 0)
         made.call("ioctl", cell.FIRST, kernel.SIOCSIFFLAGS, made.arena.put(kernel.LO_UP), what="ioctl SIOCSIFFLAGS lo")
@@ -308,6 +322,19 @@ def put_own(made, plan, layout, own):
 def read_only(mount):
     """The MS_* flag, or none, that MOUNT asks for."""
     return kernel.MS_RDONLY if mount.ro else 0
+
+
+def put_ids(made):
+    """Put the mapping of this process's ids to themselves in a user namespace that a child of it is in."""
+    files = (
+        ("setgroups", "deny"),
+        ("gid_map", f"{os.getegid()} {os.getegid()} 1"),
+        ("uid_map", f"{os.geteuid()} {os.geteuid()} 1"),
+    )
+    for name, text in files:
+        made.call("openat", cell.PROC, b"self/" + name.encode(), os.O_WRONLY | os.O_CLOEXEC, what=f"open {name}")
+        made.call("write", cell.FIRST, made.arena.put(text.encode()), len(text), what=f"write {name} {text!r}")
+        made.call("close", cell.FIRST)
 
 
 def put_proc(made, mount):
@@ -338,24 +365,25 @@ def put_dev(made, mount):
     made.ready(kernel.mount_call("devpts", f"{dst}/pts", "devpts", flags, plans.options(build.PTS)))
 
 
-def serve(plan, control, inners, slots, set_up):
-    """Make a child in the slot of each number that comes through CONTROL; answer with its pid.
+def serve(plan, control, way, slot):
+    """Make a child for each number that comes through CONTROL; answer with its pid.
 
-    INNERS are the slots' ends of their sockets; SET_UP puts the steps of a slot and returns the first.
+    WAY makes ready, of a number, the end of the socket, the program that its
+    init becomes, and the first of its steps; SLOT is that of the first.
     """
-    # Not a user namespace each: what is not dumpable, as this is, cannot map its ids unless it is the host's root.
-    machine, flags = steps.Machine(), build.namespaces(plan.box) & ~kernel.CLONE_NEWUSER
-    first = {0: set_up(slots[0])}
-    arguments = slots[0].setup.words(flags | CLONE, *(0,) * 10)
-    os.write(control, b"r" + named_steps(slots[0]))
+    machine, flags = steps.Machine(), build.namespaces(plan.box)
+    ways = {0: way(0)}
+    arguments = slot.setup.words(flags | CLONE, *(0,) * 10)
+    os.write(control, b"r" + named_steps(slot))
     gc.collect()
     gc.freeze()
     while wanted := os.read(control, 1):
-        number = wanted[0]
-        if number not in first:  # slots are many, and most of them seldom used
-            first[number] = set_up(slots[number])
-        os.dup2(inners[number], cell.SOCKET, inheritable=False)
-        pid = machine.clone(arguments, cell.CLONE_ARGS, first[number])
+        if wanted[0] not in ways:  # they are many, and most of them seldom used
+            ways[wanted[0]] = way(wanted[0])
+        inner, program, first = ways[wanted[0]]
+        os.dup2(inner, cell.SOCKET)
+        os.dup2(program, cell.PROGRAM)
+        pid = machine.clone(arguments, cell.CLONE_ARGS, first)
         if pid < 0:
             raise refused(f"clone3 {kernel.namespace_names(flags)}", -pid)
         os.write(control, b"p" + pid.to_bytes(4, "little"))

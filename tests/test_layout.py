@@ -48,7 +48,8 @@ PLAN = {
     "zygote": BASE | {"build", "cell", "guard", "identity", "kernel", "plan", "sandbox", "steps", "supervise"},
     "janitor": BASE | {"group", "kernel"},
     "job": BASE | {"build", "cell", "changes", "kernel", "meter", "overlay", "report", "supervise", "verdict"},
-    "engine": BASE | {"build", "cell", "group", "identity", "janitor", "kernel", "loop", "plan", "steps", "zygote"},
+    "engine": BASE
+    | {"build", "cell", "group", "guard", "identity", "janitor", "kernel", "loop", "plan", "steps", "zygote"},
     "task": BASE
     | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
     | {"sandbox", "sinks"},
@@ -96,6 +97,10 @@ PLAN = {
     "policy_options": BASE | {"policy", "policy_keys", "sandbox", "values"},
     "start": BASE | {"bpf", "kernel"},
     "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "report", "rules", "start", "supervise", "syscalls"},
+    "causes": BASE | {"cgroup", "kernel", "overlay"},
+    "probe": BASE
+    | {"bpf", "build", "causes", "cgroup", "group", "guard", "identity", "json", "kernel", "landlock", "limits"}
+    | {"outside", "overlay", "pasta", "subids", "supervise"},
     "tcp": {"bpf", "kernel"},
     "landlock": BASE | {"kernel", "tcp"},
     "elf": BASE,
@@ -120,6 +125,7 @@ PLAN = {
     | {"build", "cgroup", "changes", "core", "fresh", "kernel", "landlock", "launch", "limit", "newfile", "output"}
     | {"policy", "policy_options", "policy_plan", "program", "records", "rlimits", "sandbox", "start", "terminal"},
     "commands/task": BASE | {"grid", "server", "values"},
+    "commands/check": BASE | {"core", "group", "json", "newfile", "overlay", "probe", "values"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))
@@ -165,6 +171,7 @@ def test_what_is_imported_at_the_start(command):
         "landlock-exec": ["--rwx=/", "true"],
         "hako-policy": ["judge", "true"],
         "hako-task": [],
+        "hako-check": [],
     }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at

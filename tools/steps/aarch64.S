@@ -8,6 +8,9 @@ clone:  mov     x9, x2
         ret
 1:      mov     x19, x9
         b       take
+// where a program of nothing but this begins, with the steps behind it
+start:  adr     x19, table
+        b       take
 // void go(struct step *): this process does, and never returns
 go:     mov     x19, x0
 take:   ldr     x8, [x19]
@@ -34,3 +37,5 @@ failed: ldr     x10, [x19, #88]         // record
         ldr     x9, [x19, #80]          // error
 jump:   mov     x19, x9
         b       take
+        .balign 8
+table:

@@ -10,6 +10,9 @@ clone:  mov     r9, rdx
         ret
 1:      mov     rbx, r9
         jmp     take
+# where a program of nothing but this begins, with the steps behind it
+start:  lea     rbx, [rip + table]
+        jmp     take
 # void go(struct step *): this process does, and never returns
 go:     mov     rbx, rdi
 take:   mov     rax, [rbx]
@@ -44,3 +47,5 @@ failed: mov     rdx, [rbx + 88]         # record
         mov     rcx, [rbx + 80]         # error
 jump:   mov     rbx, rcx
         jmp     take
+        .balign 8
+table:
