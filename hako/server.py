@@ -176,14 +176,18 @@ class Client:
         self.engine.submit(one)
 
     def answer(self, response, place, one=None):
-        """Write RESPONSE, to the task ONE, if there was one; PLACE is its in the order."""
+        """Write RESPONSE, a dictionary, to the task ONE, if there was one; PLACE is its in the order."""
+        self.answer_by(task.line(response), place, one)
+
+    def answer_by(self, line, place, one=None):
+        """The same, of the response as a LINE."""
         self.tasks.discard(one)
         self.done += 1
         if self.told is not None:
             self.told(self)
         if self.gone:
             return
-        place[0] = task.line(response)
+        place[0] = line
         if not self.ordered:
             self.put(place)
         while self.order and self.order[0][0] is not None:
