@@ -86,7 +86,10 @@ class Grid:
         import queue
         import warnings
 
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes as an error too
+        logging.disable(logging.CRITICAL)  # what matters comes as an error too
+        import dask
+
+        dask.config.set({"distributed.comm.timeouts.connect": CONNECT})  # a worker that is lost is no reason to wait
         warnings.filterwarnings("ignore", module="distributed")
         self.loop, self.counted, self.jobs = loop, jobs is None, jobs or 1
         self.futures, self.done, self.ended = {}, queue.SimpleQueue(), deque()
