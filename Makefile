@@ -48,6 +48,11 @@ patterns: $(VENV)/made
 	mv hako/patterns.new hako/patterns.py
 	PYTHONPATH=. $(VENV)/bin/python3 tools/make_profiles.py hako/profiles/compiled
 
+# The page of the library, from its docstrings.
+reference: $(VENV)/made
+	PYTHONPATH=. $(VENV)/bin/python3 tools/make_reference.py > man/hako.new
+	mv man/hako.new man/hako.3
+
 demo: all
 	@tools/demo $(VENV)/bin $(BUILD)/sandbox
 
@@ -86,7 +91,7 @@ soak: all
 	$(VENV)/bin/python3 tests/soak.py --user $(SOAK)
 
 install: all
-	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
+	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 3 5 7))
 	install -m 644 hako/*.py hako/py.typed $(DESTDIR)$(LIBRARY)/hako
 	install -m 644 hako/commands/*.py $(DESTDIR)$(LIBRARY)/hako/commands
 	for place in . groups compiled; do install -d $(DESTDIR)$(LIBRARY)/hako/profiles/$$place || exit 1; done
@@ -114,4 +119,4 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns demo check check-vm check-faults soak bench fuzz install uninstall clean
+.PHONY: all patterns reference demo check check-vm check-faults soak bench fuzz install uninstall clean

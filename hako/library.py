@@ -3,6 +3,12 @@
 What is asked for is carried out by a worker, a small process that is started
 once: the caller is never forked, however large it is and however many threads
 it has. An option means what it means to the command that has it.
+
+The worker is started when something is run for the first time, with the
+environment of that moment: what a policy passes on of it is from there. It
+ends with the caller, in whatever way that ends, and with it all that runs. A
+fork of the caller starts its own. At most 100 programs of run(), popen() and
+stream() run at once; more wait for their turn, and their time runs already.
 """
 
 from __future__ import annotations

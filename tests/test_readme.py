@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -31,6 +32,15 @@ def test_the_transcripts_are_true(who, place):
         "sh", "-c", "\n".join(script), cwd=place, stderr=subprocess.STDOUT, capture_output=False, stdout=subprocess.PIPE
     )
     assert done.stdout.splitlines() == expected
+
+
+def test_the_python_is_true(who):
+    """What a print() prints is what stands behind it."""
+    code = "\n".join(blocks("python"))
+    wanted = re.findall(r"print\(.*  # (.*)", code)
+    assert len(wanted) > 2
+    done = who.run(sys.executable, "-I", "-c", code)
+    assert (done.stdout.splitlines(), done.stderr) == (wanted, "")
 
 
 def test_the_commands_named_are_there():
