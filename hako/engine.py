@@ -364,6 +364,7 @@ class Engine:
     def close(self):
         """End all: jobs, zygotes, and what is left of cgroups."""
         self.queue.clear()
+        self.jobs = 0  # what comes now does not run any more
         for job in list(self.running):
             job.stop()
         while self.running or any(timer.function for timer in self.loop.timers):

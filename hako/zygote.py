@@ -12,7 +12,9 @@ import fcntl
 import gc
 import os
 import select
+import sys
 
+import hako
 from hako import build, cell, guard, identity, kernel, sandbox, steps, supervise
 from hako import plan as plans
 from hako.failure import FAILED, Failure, call, refused, show
@@ -97,8 +99,6 @@ def named_steps(slot):
 def stop(control, err):
     """Send ERR through CONTROL, and end."""
     if not isinstance(err, (Failure, OSError, MemoryError)):
-        import sys
-
         sys.excepthook(type(err), err, err.__traceback__)
     try:
         os.write(control, STOPPED + os.fsencode(str(err) or type(err).__name__)[:4000])
@@ -109,6 +109,8 @@ def stop(control, err):
 
 def take_descriptors(kept):
     """Keep the descriptors KEPT, and nothing else of the parent's; return their new numbers."""
+    sys.path.clear()  # from here on nothing may be imported: the root will be another
+    hako.__path__ = []
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     kernel.close_all_but([*kept, null])
     kept = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH) for fd in kept]

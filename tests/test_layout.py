@@ -51,8 +51,10 @@ PLAN = {
     "engine": BASE | {"build", "cell", "group", "identity", "janitor", "kernel", "loop", "plan", "steps", "zygote"},
     "task": BASE
     | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
-    | {"sandbox", "sinks"},
-    "server": BASE | {"core", "engine", "kernel", "progress", "request", "supervise", "task"},
+    | {"sandbox", "sinks", "supervise"},
+    "server": BASE
+    | {"bpf", "changes", "core", "engine", "janitor", "kafel", "kernel", "landlock", "oci", "output", "overlay"}
+    | {"progress", "request", "rlimits", "rules", "supervise", "task", "tcp"},
     "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise", "verdict"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
