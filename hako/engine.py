@@ -356,7 +356,8 @@ class Engine:
     def end_group(self, made):
         """Remove the Group MADE, now or, if the kernel is not ready for it, soon; all in it are dead."""
         if made.try_to_remove():
-            self.janitor.forget(made)
+            if self.janitor is not None:
+                self.janitor.forget(made)
         else:
             made.kill()
             self.loop.at(time.monotonic() + SOON, lambda: self.end_group(made))

@@ -236,7 +236,7 @@ class Task(job.Job):
             return
         self.outside = True
         if self.wanted.cgroup is None:
-            self.own = self.engine.new_group(self.limits, ("cpuacct",))
+            self.own = self.made_group()
         else:
             self.own = Existing(self.wanted.cgroup)
         for controller, name, text in self.settings:
@@ -244,6 +244,23 @@ class Task(job.Job):
         self.order.cgroups = self.own.open_procs()
         self.passed += [fd for fd, _ in self.order.cgroups]
         self.outside = False
+
+    def made_group(self):
+        """The group.Group that is made for it."""
+        try:
+            made = self.engine.new_group(self.limits, ("cpuacct",))
+        except Failure as err:
+            message = str(err).replace("mkdir ", "Creating ", 1).replace("--parent:", "cgroupRoot:", 1)
+            raise Failure(message, errno=err.errno) from err
+        if made is None:
+            raise Failure(f"Creating a cgroup: Permission denied [{group.WAY_OUT}]")
+        return made
+
+    def make_counters(self):
+        """The meter.Meter; what was counted before is found when the kernel tells, or in the end."""
+        found = super().make_counters()
+        found.changed = False
+        return found
 
     def name_of(self, controller, name):
         """What the file NAME of CONTROLLER is called in the version that there is."""
