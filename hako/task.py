@@ -230,6 +230,15 @@ class Task(job.Job):
         for channel in order.channels:
             channel.places = [place for place in channel.places if place not in places]
 
+    def open_layers(self):
+        """Open the layers of the overlay, if there is one."""
+        self.outside = True
+        try:
+            super().open_layers()
+        except Failure as err:
+            raise Failure(str(err).replace("--overlay:", "overlay:", 1), errno=err.errno) from err
+        self.outside = False
+
     def join_group(self):
         """Have it in a cgroup, if it asks for one."""
         if self.wanted.cgroup_config is None:

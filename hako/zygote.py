@@ -60,7 +60,10 @@ def be_alone(plan, ids, slot, layers):
     """
     control = slot.inner.fileno()
     try:
-        control = take_descriptors([control])[0]
+        opened = () if layers is None or layers.upper is None else (layers.upper, layers.work)
+        control, *opened = take_descriptors([control, *opened])
+        if opened:
+            layers.upper, layers.work = opened
         made = Whole(plan, plan.box.mounts, layers)
         settle(plan, ids, control)
         build.join_network(plan.box, None, made.program.say)
