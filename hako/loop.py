@@ -7,6 +7,7 @@ from _heapq import heapify, heappop, heappush
 from hako.failure import call
 
 FEW = 64
+LONGEST = 2**30  # milliseconds that poll(2) is asked to wait
 
 
 class Timer:
@@ -61,7 +62,7 @@ class Loop:
         """Wait for what comes first, and call."""
         pause = self.call_timers()
         with call("poll"):
-            ready = self.poll.poll(pause)
+            ready = self.poll.poll(pause if pause is None else min(pause, LONGEST))
         for fd, _ in ready:
             function = self.calls.get(fd)  # it may have been forgotten by one of those before
             if function is not None:

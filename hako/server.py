@@ -21,9 +21,9 @@ LATER = 0.1  # seconds until the next attempt to take a client for whom there wa
 
 def load():
     """Import all that some request needs, for who cannot later; see core.main()."""
-    from hako import bpf, changes, janitor, kafel, landlock, oci, overlay, rlimits, rules, tcp
+    from hako import bpf, changes, janitor, kafel, landlock, overlay, rlimits, rules, tcp
 
-    del bpf, changes, janitor, kafel, landlock, oci, overlay, rlimits, rules, tcp
+    del bpf, changes, janitor, kafel, landlock, overlay, rlimits, rules, tcp
     kernel.libseccomp()
 
 

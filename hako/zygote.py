@@ -15,7 +15,7 @@ import select
 import sys
 
 import hako
-from hako import build, cell, guard, identity, kernel, sandbox, steps, supervise
+from hako import build, cell, guard, identity, kernel, program, sandbox, steps, supervise
 from hako import plan as plans
 from hako.failure import FAILED, Failure, call, refused, show
 
@@ -127,6 +127,7 @@ def settle(plan, ids, control):
     """Enter the user namespace of IDS, of which who sends a byte to CONTROL knows; die with the parent."""
     default_signals()
     if ids.writer == "inside":
+        show_self()
         build.write_id_maps("self", ids)
     elif os.read(control, 16) != b"m":
         os._exit(FAILED)
@@ -142,6 +143,14 @@ def settle(plan, ids, control):
     if poll.poll(0):
         os._exit(FAILED)  # it is dead already
     gc.disable()
+
+
+def show_self():
+    """Make this process dumpable: the id maps of one that is not are root's, and behind another command it is not."""
+    if not kernel.prctl("GET_DUMPABLE"):
+        if program.watched:
+            raise Failure("no user namespace behind hako-enter, which others could look into")
+        kernel.prctl("SET_DUMPABLE", 1)
 
 
 def default_signals():

@@ -45,7 +45,9 @@ PLAN = {
     "steps": BASE | {"foreign", "kernel"},
     "plan": BASE | {"kernel", "landlock", "limits", "rlimits", "sandbox", "start"},
     "cell": BASE | {"identity", "kernel", "steps"},
-    "zygote": BASE | {"build", "cell", "guard", "identity", "kernel", "plan", "sandbox", "steps", "supervise"},
+    "zygote": BASE
+    | {"build", "cell", "guard", "identity", "kernel", "plan", "program", "sandbox"}
+    | {"steps", "supervise"},
     "janitor": BASE | {"group", "kernel"},
     "job": BASE | {"build", "cell", "changes", "kernel", "meter", "overlay", "report", "supervise", "verdict"},
     "engine": BASE | {"build", "cell", "group", "identity", "janitor", "kernel", "loop", "plan", "steps", "zygote"},
@@ -53,7 +55,7 @@ PLAN = {
     | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
     | {"sandbox", "sinks", "supervise"},
     "server": BASE
-    | {"bpf", "changes", "core", "engine", "janitor", "kafel", "kernel", "landlock", "oci", "output", "overlay"}
+    | {"bpf", "changes", "core", "engine", "janitor", "kafel", "kernel", "landlock", "output", "overlay"}
     | {"progress", "request", "rlimits", "rules", "supervise", "task", "tcp"},
     "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise", "verdict"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
