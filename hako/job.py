@@ -148,6 +148,7 @@ class Job:
 
     def follow(self, sink):
         """Wait for what SINK waits for."""
+        sink.held = True
         loop, last = self.engine.loop, self.watched.get(sink)
         now = None if sink.fd is None else (sink.fd, sink.events)
         if now != last:

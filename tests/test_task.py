@@ -481,6 +481,8 @@ def test_a_flood_ends_at_once(who, place):
     pipe = {"dest": str(place / "dest"), "stdout": True, "limit": 100000}
     assert answer(who, "yes", pipes=[pipe]) == {"status": "outputLimit"}
     assert (place / "dest").stat().st_size == 100000
+    found = answer(who, *PYTHON, "while True: print(1)", outputs={"limit": 4})
+    assert found == {"status": "outputLimit", "stdout": "1\n1\n", "stderr": ""}  # it did not find out
 
 
 def test_files_are_copied(who, place):
