@@ -28,12 +28,16 @@ MOST_DESCRIPTORS = 250  # in one message: the kernel takes 253
 CLONE_VM, CLONE_VFORK, CLONE_ARGS = 0x100, 0x4000, 88
 CLOEXEC, RIGHTS = 0x40000000, 1
 SOL_SOCKET, SO_SNDBUF, SO_TIMESTAMPNS, SEND_BUFFER = 1, 7, 35, 212992  # as hako.sinks.streams()
+RLIMIT_NOFILE = 7
 X_OK, AT_FDCWD = 1, kernel.AT_FDCWD & steps.MASK
 ADDR_NO_RANDOMIZE = 0x0040000
 PR_SET_NAME = 15
 STATUS = struct.Struct("=i")
 RECORD = struct.Struct("=Qq")
 USAGE = struct.Struct("=4q q 13q")  # struct rusage: user and system time, ru_maxrss, the rest
+
+# RLIMIT_NOFILE of PROG, soft and hard, if it is not that of the engine's process.
+descriptors_of_prog = None
 
 
 class Order:
@@ -225,6 +229,8 @@ def put_order(slot, plan, order):
     put_calls(prog, become)
     prog.call("chdir", order.work_dir, what=f"Setting work dir to '{os.fsdecode(order.work_dir)}'")
     make_channels(prog, slot, order, descriptor)
+    if descriptors_of_prog is not None:
+        prog.call("prlimit64", 0, RLIMIT_NOFILE, arena.words(*descriptors_of_prog), None)
     for name, number, pair in plan.rlimits:
         prog.call("prlimit64", 0, number, arena.words(*pair), None, what=f"setrlimit {name}")
     if plan.guarded:

@@ -209,7 +209,7 @@ class Job:
         """End PROG and all that it started."""
         if self.cell is not None:
             self.cell.kill()
-        elif self.state == "waiting":
+        elif self.state in ("new", "waiting"):
             self.engine.withdraw(self)
             self.finish()
 
@@ -327,7 +327,7 @@ class Job:
         elif full := [name for fd, name in self.disks if supervise.is_full(fd)]:
             told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
         else:
-            code = os.waitstatus_to_exitcode(self.status)
+            code = os.waitstatus_to_exitcode(kernel.SIGKILL if self.status is None else self.status)
             told.status = "exited" if code >= 0 else "killed"
             told.code = code if code >= 0 else None
             told.signal = None if code >= 0 else supervise.signal_name(-code)

@@ -48,9 +48,13 @@ def be(plan, parts, ids, control, slots):
             hide_proc(made, seen, proc)
         name_host(plan)
         arrange(plan, ids, seen, memory)
-        programs = [high(cell.init_program(slot)) for slot in slots]
-        first = [cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own)) for slot in slots]
-        serve(plan, control, list(zip(inners, programs, first, strict=True)), slots[0])
+
+        def way(number):
+            slot = slots[number]
+            program = high(cell.init_program(slot))
+            return inners[number], program, cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own))
+
+        serve(plan, control, way, slots[0])
     except BaseException as err:
         stop(control, err)
 
@@ -371,18 +375,21 @@ def put_dev(made, mount):
     made.ready(kernel.mount_call("devpts", f"{dst}/pts", "devpts", flags, plans.options(build.PTS)))
 
 
-def serve(plan, control, ways, slot):
+def serve(plan, control, way, slot):
     """Make a child for each number that comes through CONTROL; answer with its pid.
 
-    WAYS are, by number, the end of the socket, the program that its init
-    becomes, and the first of its steps; SLOT is that of the first.
+    WAY makes ready, of a number, the end of the socket, the program that its
+    init becomes, and the first of its steps; SLOT is that of the first.
     """
     machine, flags = steps.Machine(), build.namespaces(plan.box)
+    ways = {0: way(0)}
     arguments = slot.setup.words(flags | CLONE, *(0,) * 10)
     os.write(control, b"r" + named_steps(slot))
     gc.collect()
     gc.freeze()
     while wanted := os.read(control, 1):
+        if wanted[0] not in ways:  # they are many, and most of them seldom used
+            ways[wanted[0]] = way(wanted[0])
         inner, program, first = ways[wanted[0]]
         os.dup2(inner, cell.SOCKET)
         os.dup2(program, cell.PROGRAM)
