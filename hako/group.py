@@ -27,28 +27,44 @@ class Group:
     name     of each directory
     where    {hierarchy: directory} below which they may be
     files    {hierarchy: descriptor of the directory, locked}
+    doors    {hierarchy: descriptor of the directory in it that PROG is in}
     paths    {hierarchy: the directory, for messages}
     homes    {controller: hierarchy}
     """
 
-    __slots__ = ("files", "homes", "name", "paths", "where")
+    __slots__ = ("doors", "files", "homes", "name", "paths", "where")
 
     def __init__(self, name, where):
-        self.name, self.where, self.files, self.paths, self.homes = name, where, {}, {}, {}
+        self.name, self.where, self.files, self.doors, self.paths, self.homes = name, where, {}, {}, {}, {}
 
     def add(self, hierarchy, controllers):
         """Make the directory in the HIERARCHY for CONTROLLERS; a Failure if it cannot be made."""
         path = os.path.join(self.where[hierarchy], self.name)
         with call(f"mkdir {show(path)}", WAY_OUT):
             os.mkdir(path, 0o755)
+        inside = os.path.join(path, cgroup.INSIDE)
         try:
             if "cpuset" in controllers and hierarchy:
                 inherit_cpuset(self.where[hierarchy], path)
             self.open(hierarchy)
+            self.add_inside(hierarchy, inside)
         except BaseException:
+            rmdir(inside)
             rmdir(path)
             raise
         self.homes.update(dict.fromkeys(controllers, hierarchy))
+
+    def add_inside(self, hierarchy, path):
+        """Make the directory PATH that PROG will be in.
+
+        The files with the limits are not in there, but above: a sandbox may
+        mount its cgroups in a namespace of its own, which begins where it is,
+        and the files are for their owner to write, whose uid PROG may have.
+        """
+        with call(f"mkdir {show(path)}"):
+            os.mkdir(path, 0o755)
+        with call(f"open {show(path)}"):
+            self.doors[hierarchy] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def open(self, hierarchy):
         """Open and lock the directory in the HIERARCHY; EAGAIN or ENOENT if another has the lock or removed it."""
@@ -103,22 +119,26 @@ class Group:
 
     def clone_into(self):
         """The descriptor for clone3's CLONE_INTO_CGROUP, or None without version 2."""
-        return self.files.get("")
+        return self.doors.get("")
 
     def enter(self):
         """Move this process into the directories of version 1; into that of version 2 it is born."""
-        for hierarchy, fd in self.files.items():
+        for hierarchy, fd in self.doors.items():
             if hierarchy:
-                with call(f"write {show(self.paths[hierarchy])}/cgroup.procs"):
+                inside = os.path.join(self.paths[hierarchy], cgroup.INSIDE)
+                if self.homes.get("cpuset") == hierarchy:
+                    inherit_cpuset(self.paths[hierarchy], inside)  # now, that the limits are set
+                with call(f"write {show(inside)}/cgroup.procs"):
                     procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
                     os.write(procs, b"0")
                     os.close(procs)
 
     def close(self):
         """Let go of the directories."""
-        for fd in self.files.values():
-            os.close(fd)
-        self.files.clear()
+        for fds in (self.files, self.doors):
+            for fd in fds.values():
+                os.close(fd)
+            fds.clear()
 
     def can_kill(self):
         """Whether there is a way to kill all in here at once."""
@@ -163,7 +183,7 @@ class Group:
         end = time.monotonic() + KILLING
         while self.files:
             for hierarchy, fd in list(self.files.items()):
-                if rmdir(self.paths[hierarchy]) or (remove_below(fd) and rmdir(self.paths[hierarchy])):
+                if remove_below(fd) and rmdir(self.paths[hierarchy]):
                     os.close(fd)
                     del self.files[hierarchy]
             if self.files:
@@ -172,6 +192,7 @@ class Group:
                 self.kill()
                 signal(self.pids, kernel.SIGKILL)  # who is in one hierarchy and not in that which kills
                 time.sleep(PAUSE)
+        self.close()
         return True
 
 

@@ -30,7 +30,7 @@ PLAN = {
     "rlimits": BASE | {"values"},
     "cgroup": BASE,
     "group": BASE | {"cgroup", "kernel"},
-    "meter": {"group", "kernel"},
+    "meter": {"cgroup", "group", "kernel"},
     "json": set(),
     "report": {"json"},
     "usage": BASE | {"report"},
