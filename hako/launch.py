@@ -8,7 +8,7 @@ supervisor     the caller's process: waits outside
 import os
 import time
 
-from hako import build, identity, init, kernel, newfile, program, supervise
+from hako import build, identity, init, kernel, modes, newfile, program, supervise
 from hako.failure import FAILED, Failure, call
 
 EPERM, ENOSPC, EUSERS = 1, 28, 87
@@ -133,6 +133,7 @@ class Launch:
 
     def put_away(self, ran):
         """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN."""
+        modes.put_back()
         if self.pasta:
             self.pasta.end()
         if self.pid_file:

@@ -25,6 +25,7 @@ PLAN = {
     "sandbox": BASE | {"values"},
     "identity": BASE | {"kernel", "values"},
     "guard": BASE | {"kernel"},
+    "modes": set(),
     "newfile": BASE,
     "limits": BASE | {"values"},
     "rlimits": BASE | {"values"},
@@ -39,7 +40,7 @@ PLAN = {
     "sinks": BASE | {"output"},
     "keep": BASE | {"group", "kernel", "supervise"},
     "records": BASE | {"newfile", "report", "usage"},
-    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise"},
+    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "modes", "supervise"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
     "supervise": BASE | {"kernel"},
@@ -58,6 +59,7 @@ PLAN = {
         "identity",
         "init",
         "kernel",
+        "modes",
         "newfile",
         "overlay",
         "pasta",
@@ -65,7 +67,7 @@ PLAN = {
         "subids",
         "supervise",
     },
-    "terminal": BASE | {"kernel", "program", "sandbox", "supervise"},
+    "terminal": BASE | {"kernel", "modes", "program", "sandbox", "supervise"},
     "join": BASE | {"cgroup", "identity", "kernel"},
     "prototypes": set(),
     "syscalls": {"bpf", "kernel"},
@@ -87,14 +89,14 @@ PLAN = {
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE
-    | {"build", "changes", "core", "launch", "newfile", "outside", "overlay", "pasta", "program", "records"}
+    | {"build", "changes", "core", "launch", "modes", "newfile", "outside", "overlay", "pasta", "program", "records"}
     | {"sandbox", "subids", "terminal"},
-    "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "terminal", "values"},
+    "commands/enter": BASE | {"core", "join", "kernel", "modes", "program", "supervise", "terminal", "values"},
     "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
     "commands/policy": BASE
     | {"build", "cgroup", "changes", "core", "fresh", "identity", "kernel", "landlock", "launch", "limit", "limits"}
-    | {"newfile", "outside", "output", "pasta", "policy", "policy_options", "program", "records", "rlimits"}
+    | {"modes", "newfile", "outside", "output", "pasta", "policy", "policy_options", "program", "records", "rlimits"}
     | {"sandbox", "start", "terminal"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }

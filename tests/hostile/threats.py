@@ -148,7 +148,13 @@ THREATS = {
         ),
         (
             "the terminal stays as PROG left it",
-            ["test_tty::test_nothing_is_left", "test_tty::test_stop_and_go_on"],
+            [
+                "d_terminal::test_the_modes_are_put_back",
+                "d_terminal::test_the_modes_are_put_back_behind_what_enters",
+                "d_terminal::test_the_modes_may_be_those_of_another_in_the_pipeline",
+                "test_tty::test_nothing_is_left",
+                "test_tty::test_stop_and_go_on",
+            ],
         ),
         (
             "a shell has no job control, no ^C, no window size",
