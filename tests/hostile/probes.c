@@ -8,6 +8,7 @@
    probe arguments ARG...         print how many ARGs there are, how many bytes, and their sum
    probe stay MARK                start a process, ignore signals, and stay
    probe leave MARK               leave one behind, and end with 7
+   probe starve MARK              take what can be taken from PID 1, then as leave
    probe die                      die of SIGSEGV
    probe closed DIGITS            succeed if the descriptors 0 to 2 in DIGITS are closed and the others not
    probe different                succeed if the effective uid is not the real one, or if there is a capability
@@ -39,6 +40,7 @@
 #include <sys/msg.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <sys/socket.h>
@@ -825,6 +827,21 @@ static int stay(int leave)
 	return 7;
 }
 
+static int starve(void)
+{
+	struct rlimit nothing = {0, 0};
+	struct sched_param idle = {0};
+	if (getpid() == 1)
+		return stay(1);
+	for (int limit = 0; limit < RLIM_NLIMITS; limit++)
+		if (limit != RLIMIT_CPU) /* whose end would be its own, and ours with it */
+			prlimit(1, limit, &nothing, 0);
+	sched_setscheduler(1, SCHED_IDLE, &idle);
+	kill(1, SIGSTOP);
+	kill(-1, SIGKILL);
+	return stay(1);
+}
+
 static int closed(const char *digits)
 {
 	for (int fd = 0; fd < 3; fd++)
@@ -845,6 +862,8 @@ int main(int argc, char **argv)
 		return geteuid() == getuid() && !capabilities_in_effect();
 	if (argc == 3 && (!strcmp(argv[1], "stay") || !strcmp(argv[1], "leave")))
 		return stay(*argv[1] == 'l');
+	if (argc == 3 && !strcmp(argv[1], "starve"))
+		return starve();
 	if (argc == 2 && !strcmp(argv[1], "die"))
 		return *(volatile int *)0; /* not by kill(), which would be lost on PID 1 */
 	if (argc == 3 && !strcmp(argv[1], "closed"))

@@ -10,6 +10,16 @@ from test_run_life import alive, gone, mark, up  # noqa: F401  mark is a fixture
 from conftest import DEADLINE
 
 
+def test_an_init_that_is_starved_does_what_it_has_to(way, mark):  # noqa: F811
+    """PROG may have its uid, and take its limits and its priority away."""
+    done = way.site.who.run(*way.words(way.site, ["/bin/probe", "starve", mark]))
+    if "hako-enter" in way.name:  # what it enters for has been killed, and that is the end of the sandbox
+        assert done.returncode in (7, 128 + signal.SIGKILL)
+    else:
+        assert (done.returncode, done.stdout) == (7, "left\n")
+    assert gone(mark)
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_the_end_of_the_supervisor_is_the_end_of_all(way, mark, number):  # noqa: F811

@@ -339,6 +339,7 @@ THREATS = {
             "what PROG leaves behind lives on, or holds up a reader",
             [
                 "i_life::test_what_prog_leaves_behind_goes_with_it",
+                "i_life::test_an_init_that_is_starved_does_what_it_has_to",
                 "test_run_life::test_the_sandbox_ends_with_prog",
                 "test_run_life::test_nobody_but_prog_holds_its_output",
             ],
