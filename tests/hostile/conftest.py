@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from hostile import ways
+from hostile import probes, ways
 
 
 def pytest_configure(config):
@@ -68,6 +68,11 @@ def way(request, sites):
 
 @pytest.fixture
 def control(sites, who):
-    """Try attacks without any sandbox; what WHO can do of them."""
+    """Try attacks without any sandbox; return what WHO reached of them, and what is to be reached."""
     site = sites(who.name)
-    return lambda names, **options: site.attack(None, names, **options)
+
+    def attempt(names, **options):
+        reached = probes.reached(site.attack(None, names, **options))
+        return reached, probes.within_reach(names, who.name, site)
+
+    return attempt

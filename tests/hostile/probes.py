@@ -1,5 +1,7 @@
 """The attacks that probes.c makes: by name the letter of the threat, what is tried, and who can do it on a host."""
 
+import os
+
 ROOT, ANYBODY = "root", "anybody"
 # {name: (letter, what it is for people, whose control succeeds)}
 ATTACKS = {
@@ -57,8 +59,9 @@ ATTACKS = {
     "controlling": ("D", "open the caller's terminal by `/dev/tty`", ANYBODY),
     "host-pty": ("D", "open another terminal of the host", ANYBODY),
 }
-# What some kernels lack altogether: there is nothing to reach.
-LACKING = {"sysrq": "No such file or directory", "kernel-modules": "Function not implemented"}
+# What some kernels lack altogether: there is nothing to reach. {name: the file that tells}
+LACKING = {"sysrq": "/proc/sysrq-trigger", "kernel-modules": "/proc/modules"}
+ST_NODEV = 4
 # Special ones, which the others are not tried with: they need a terminal, or a cgroup with limits.
 TERMINAL = [name for name, (letter, _, _) in ATTACKS.items() if letter == "D"]
 SPECIAL = [*TERMINAL, "limits"]
@@ -75,7 +78,16 @@ def reached(found):
     return {name for name, what in found.items() if what == REACHED}
 
 
-def within_reach(names, whose, found):
-    """Those of NAMES that "root" or "user", WHOSE, must reach without a sandbox; FOUND tells what the kernel lacks."""
+def within_reach(names, whose, site):
+    """Those of NAMES that "root" or "user", WHOSE, must reach on the SITE without a sandbox."""
     able = {name for name in names if ATTACKS[name][2] == ANYBODY or whose == "root"}
-    return {name for name in able if name not in LACKING or found[name] != LACKING[name]}
+    return able - lacking(site.place)
+
+
+def lacking(place):
+    """The names of the attacks that are after what this machine, or the file system of PLACE, has not."""
+    flags = os.statvfs(place).f_flag
+    found = {name for name, path in LACKING.items() if not os.path.exists(path)}
+    found |= {"device", "device-in-root", "device-in-mount"} if flags & ST_NODEV else set()
+    found |= {"setuid-file", "file-capabilities"} if flags & os.ST_NOSUID else set()
+    return found | ({"interfaces"} if os.listdir("/sys/class/net") == ["lo"] else set())

@@ -10,9 +10,9 @@ from hostile import probes
 NAMES = probes.of("A")
 
 
-def test_without_a_sandbox_they_succeed(who, control):
-    found = control(NAMES)
-    assert probes.reached(found) >= probes.within_reach(NAMES, who.name, found)
+def test_without_a_sandbox_they_succeed(control):
+    reached, within = control(NAMES)
+    assert reached >= within
 
 
 def test_they_reach_nothing(way):

@@ -18,10 +18,9 @@ NAMES = {
 }
 
 
-def test_without_a_sandbox_they_succeed(who, control):
-    found = {terminal: control(names, terminal=terminal) for terminal, names in NAMES.items()}
-    reached = set.union(*map(probes.reached, found.values()))
-    assert reached == probes.within_reach(probes.TERMINAL, who.name, found)
+def test_without_a_sandbox_they_succeed(control):
+    found = [control(names, terminal=terminal) for terminal, names in NAMES.items()]
+    assert set.union(*(reached for reached, _ in found)) == set.union(*(within for _, within in found))
 
 
 def test_they_reach_nothing(way):

@@ -103,6 +103,18 @@ def test_hako_enter_where_calls_are_missing(who, lacking, place):
         assert (done.returncode, done.stdout, explained(done.stderr, calls)) == (125, "", True)
 
 
+@pytest.mark.vm
+def test_on_this_host_nothing_is_reached(way):
+    """All at once, for machines where each for itself would take too long."""
+    assert probes.reached(way.attack(NAMES)) == {"surroundings"}
+
+
+@pytest.mark.vm
+def test_on_this_host_all_is_reached_without(who, control):
+    reached, within = control([name for name in NAMES if name != "surroundings"])
+    assert reached >= within - ({"file-capabilities"} if who.name == "root" else {"capabilities"})
+
+
 # Sandboxes in sandboxes
 
 BWRAP = ["bwrap", "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]

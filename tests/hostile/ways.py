@@ -344,6 +344,8 @@ WAYS = {
 }
 # What a way allows on purpose.
 FREE = {"hako-run --overlay": ("write-root",)}
+if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 6):
+    del WAYS["hako-run --overlay"]  # a tmpfs has no user extended attributes, and hako-run says so
 OTHERS = {"bwrap": bwrap, "unshare": unshare}
 
 
