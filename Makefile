@@ -67,6 +67,7 @@ check-vm: all
 bench: all
 	$(VENV)/bin/python3 bench/start.py $(VENV)/bin
 	$(VENV)/bin/python3 bench/filters.py $(VENV)/bin
+	$(VENV)/bin/python3 bench/pool.py $(VENV)/bin
 
 fuzz: all
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris
@@ -81,7 +82,7 @@ fuzz: all
 
 install: all
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
-	install -m 644 hako/*.py $(DESTDIR)$(LIBRARY)/hako
+	install -m 644 hako/*.py hako/py.typed $(DESTDIR)$(LIBRARY)/hako
 	install -m 644 hako/commands/*.py $(DESTDIR)$(LIBRARY)/hako/commands
 	for place in . groups compiled; do install -d $(DESTDIR)$(LIBRARY)/hako/profiles/$$place || exit 1; done
 	install -m 644 hako/profiles/*.kafel $(DESTDIR)$(LIBRARY)/hako/profiles

@@ -21,6 +21,7 @@ COMMANDS = {  # what a chain may name
     "seccomp-exec": "seccomp_exec",
     "landlock-exec": "landlock_exec",
     "hako-policy": "policy",
+    "hako-task": "task",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOTDIR, EACCES = 2, 20, 13
@@ -86,7 +87,7 @@ def prepare(argv):
             err.name = name
             raise
         moved = moved or getattr(module, "MOVES", False)
-        argv = [args["PROG"], *args["ARG"]] if args["PROG"] is not None else list(module.DEFAULT)
+        argv = [args["PROG"], *args["ARG"]] if args.get("PROG") is not None else list(module.DEFAULT)
     return entries, argv
 
 
@@ -115,7 +116,10 @@ def read(name, module, argv):
     args = {item.name: item.value for item in pattern.flat() + collected}
     for option, values in more.items():
         args[option] = args[option] + values
-    args["ARG"] = args["ARG"] + rest
+    if "ARG" in args:
+        args["ARG"] = args["ARG"] + rest
+    elif rest:
+        raise Failure(complaint(name, module, words, [docopt.Argument(None, rest[0])]))
     return args
 
 

@@ -11,7 +11,7 @@ class Failure(Exception):
     ERRNO is the kernel's error number, or None where no call failed.
     """
 
-    def __init__(self, line, status=FAILED, errno=None):
+    def __init__(self, line: str, status: int = FAILED, errno: int | None = None) -> None:
         super().__init__(line)
         self.status = status
         self.errno = errno

@@ -123,15 +123,33 @@ class Group:
 
     def enter(self):
         """Move this process into the directories of version 1; into that of version 2 it is born."""
-        for hierarchy, fd in self.doors.items():
-            if hierarchy:
-                inside = os.path.join(self.paths[hierarchy], cgroup.INSIDE)
-                if self.homes.get("cpuset") == hierarchy:
-                    inherit_cpuset(self.paths[hierarchy], inside)  # now, that the limits are set
-                with call(f"write {show(inside)}/cgroup.procs"):
-                    procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
-                    os.write(procs, b"0")
-                    os.close(procs)
+        for procs, path in self.open_procs(born=True):
+            with call(f"write {show(path)}/cgroup.procs"):
+                os.write(procs, b"0")
+            os.close(procs)
+
+    def open_procs(self, born=False):
+        """Descriptors of the files by which a process moves into the directories: [(descriptor, directory)].
+
+        Without that of version 2 for one that is BORN there. The limits are set by now.
+        """
+        found = []
+        for hierarchy in self.files:
+            if hierarchy or not born:
+                fd, path = self.inside(hierarchy)
+                with call(f"open {show(path)}/cgroup.procs"):
+                    found.append((os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd), path))
+        return found
+
+    def inside(self, hierarchy):
+        """The directory that PROG is in, a descriptor and for messages; ours itself, if it was there before us."""
+        above = self.paths[hierarchy]
+        if hierarchy not in self.doors:
+            return self.files[hierarchy], above
+        path = os.path.join(above, cgroup.INSIDE)
+        if hierarchy and self.homes.get("cpuset") == hierarchy:
+            inherit_cpuset(above, path)
+        return self.doors[hierarchy], path
 
     def close(self):
         """Let go of the directories."""
@@ -175,25 +193,41 @@ class Group:
             kill(pid)
         write_at(freezer, "freezer.state", b"THAWED")
 
+    def try_to_remove(self):
+        """Remove the directories, and those made below, that the kernel lets go; return whether all are gone."""
+        for hierarchy, fd in list(self.files.items()):
+            if remove_below(fd) and rmdir(self.paths[hierarchy]):
+                os.close(fd)
+                del self.files[hierarchy]
+        if not self.files:
+            self.close()
+        return not self.files
+
     def remove(self):
         """Remove the directories, and those that were made below; what is in there has been killed.
 
         Return whether all are gone. The end of a process takes the kernel a moment.
         """
         end = time.monotonic() + KILLING
-        while self.files:
-            for hierarchy, fd in list(self.files.items()):
-                if remove_below(fd) and rmdir(self.paths[hierarchy]):
-                    os.close(fd)
-                    del self.files[hierarchy]
-            if self.files:
-                if time.monotonic() > end:
-                    return False
-                self.kill()
-                signal(self.pids, kernel.SIGKILL)  # who is in one hierarchy and not in that which kills
-                time.sleep(PAUSE)
-        self.close()
+        while not self.try_to_remove():
+            if time.monotonic() > end:
+                return False
+            self.kill()
+            signal(self.pids, kernel.SIGKILL)  # who is in one hierarchy and not in that which kills
+            time.sleep(PAUSE)
         return True
+
+
+def hierarchy_of(path):
+    """The hierarchy that the cgroup in the directory PATH is in: its controllers in version 1, "" in version 2.
+
+    A directory that is in none is taken for one of version 2.
+    """
+    path = os.path.realpath(path)
+    for version, options, _, place in cgroup.mounted():
+        if version == 1 and f"{path}/".startswith(f"{place.rstrip('/')}/"):
+            return ",".join(sorted(options & set(cgroup.read("/proc/cgroups").split())))
+    return ""
 
 
 def swap_is_there():
@@ -336,6 +370,12 @@ def create(needed, wanted, parent):
 
     PARENT as in cgroup.places(). None: nothing is needed, and nothing is to be had.
     """
+    found = find(needed, wanted, parent)
+    return None if found is None else make(*found, needed)
+
+
+def find(needed, wanted, parent):
+    """Where such a Group may be: {hierarchy: directory}, and {controller: hierarchy}; or None."""
     try:
         where = cgroup.places(parent)
     except Failure:
@@ -348,6 +388,11 @@ def create(needed, wanted, parent):
             known = " ".join(available(key, place) for key, place in where.items()).split()
             have = f"there are {' '.join(sorted(known))}" if known else "there are none"
             raise Failure(f"{option}: no cgroup here has the controller {controller}, {have} [{WAY_OUT}]")
+    return where, homes
+
+
+def make(where, homes, needed):
+    """A Group at a place that find() has found, or None."""
     for _ in range(16):
         group = Group(f"hako-{os.getpid()}-{os.urandom(4).hex()}", where)
         try:
