@@ -5,19 +5,23 @@
 # make hostile-table  how they went, beside other tools
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make bench    how fast, beside what else there is
-# make fuzz     the parsers of rules and policies, FUZZ_SECONDS each
+# make fuzz     all that reads what strangers may have written, FUZZ_SECONDS each
+# make soak     thousands of sandboxes, hundreds at once: does anything stay behind?
+# make check-faults each system call of the set-up failing, one at a time: some hours
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 
 BUILD = build
 PREFIX = /usr/local
 DESTDIR =
 FUZZ_SECONDS = 600
+SOAK = --sequential=10000 --together=300
 PYTHON := $(shell tools/find-python)
 COMMANDS = $(notdir $(wildcard bin/*))
 PAGES = $(notdir $(wildcard man/*))
 VENV = $(abspath $(BUILD))/venv
 SITE = $(VENV)/lib/hako-site
 LIBRARY = $(PREFIX)/lib/hako
+APPARMOR = /etc/apparmor.d
 ifeq ($(PYTHON),)
 $(error no Python 3.11 or newer that an ordinary user may execute: apt-get install python3, or make PYTHON=/path)
 endif
@@ -71,14 +75,23 @@ bench: all
 
 fuzz: all
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris
-	mkdir -p $(BUILD)/fuzz/kafel $(BUILD)/fuzz/oci $(BUILD)/fuzz/policy
+	mkdir -p $(addprefix $(BUILD)/fuzz/,kafel oci policy request elf values)
 	cp hako/profiles/*.kafel hako/profiles/groups/*.kafel $(BUILD)/fuzz/kafel
 	cp tests/fuzz/*.json $(BUILD)/fuzz/oci
 	cp hako/policies/*.toml $(BUILD)/fuzz/policy
+	cp tests/fuzz/request.seed $(BUILD)/fuzz/request
+	cp /bin/true $(BUILD)/fuzz/elf
 	for language in kafel oci; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/rules.py $$language \
 		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$language || exit 1; done
-	PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/policy.py \
-		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/policy
+	for reader in policy request elf values; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/$$reader.py \
+		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$reader || exit 1; done
+
+check-faults: all
+	HAKO_FAULTS=1 $(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider tests/test_faults.py
+
+soak: all
+	$(VENV)/bin/python3 tests/soak.py $(SOAK)
+	$(VENV)/bin/python3 tests/soak.py --user $(SOAK)
 
 install: all
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
@@ -96,13 +109,17 @@ install: all
 		sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(LIBRARY)"]|' bin/$$name \
 			> $(DESTDIR)$(PREFIX)/bin/$$name && chmod 755 $(DESTDIR)$(PREFIX)/bin/$$name || exit 1; done
 	for page in $(PAGES); do install -m 644 man/$$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; done
+	@# AppArmor before 4 cannot read it, would complain at each start of the machine, and restricts nobody.
+	if [ -n '$(DESTDIR)' ] || [ -e $(APPARMOR)/abi/4.0 ]; then \
+		install -d $(DESTDIR)$(APPARMOR) && sed -e 's|/usr/local/bin/|$(PREFIX)/bin/|' etc/apparmor.d/hako \
+			> $(DESTDIR)$(APPARMOR)/hako && chmod 644 $(DESTDIR)$(APPARMOR)/hako || exit 1; fi
 
 uninstall:
 	rm -rf $(DESTDIR)$(LIBRARY)
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS)) $(DESTDIR)$(APPARMOR)/hako
 	for page in $(PAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
 
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns demo check check-hostile hostile-table check-vm bench fuzz install uninstall clean
+.PHONY: all patterns demo check check-hostile hostile-table check-vm check-faults soak bench fuzz install uninstall clean

@@ -10,7 +10,7 @@ import os
 import stat
 
 from hako import kernel, sandbox
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 EPERM, ENOENT, EXDEV, ENOTDIR, ENOSPC, ELOOP = 1, 2, 18, 20, 28, 40
 LOCKED = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
@@ -25,7 +25,8 @@ PROC_COVERED = (
     *("kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "sched_debug", "scsi"),
     *("slabinfo", "swaps", "timer_list", "timer_stats", "vmallocinfo", "zoneinfo", "pagetypeinfo"),
 )
-PROC_HINTS = {EPERM: "the /proc here is partly covered: an inner sandbox shares it"}
+PROC_COVERED_HERE = "the /proc here is partly covered: an inner sandbox shares it"
+PROC_HINTS = {EPERM: f"{PROC_COVERED_HERE}; {SEE_CHECK}"}
 SHAREABLE = ("ipc", "uts", "cgroup")
 DEVICES = {  # what of the caller's /dev is shown: name: major, minor
     "null": (1, 3),
@@ -140,17 +141,19 @@ def write_id_maps(pid, ids):
 def id_map_files(pid, ids):
     """The files to write for that, with what to write, and a hint for when the kernel refuses."""
     own = ids.outside()[0] == 0
-    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user" if own else ""
+    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user; " if own else ""
     if ids.writer == "inside":  # the kernel's price for a gid_map by an ordinary user
-        yield f"/proc/{pid}/setgroups", "deny", ""
-    yield f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids), ""
-    yield f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint
+        yield f"/proc/{pid}/setgroups", "deny", SEE_CHECK
+    yield f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids), SEE_CHECK
+    yield f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint + SEE_CHECK
 
 
 def write(path, text, hint=""):
     """Write TEXT to the existing PATH in one go."""
-    with call(f"open {path}", "hako needs /proc"):
+    try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as err:
+        raise refused(f"open {path}", err.errno, "hako needs /proc" if err.errno == ENOENT else SEE_CHECK) from err
     try:
         with call(f"write {path} {text!r}", hint):
             os.write(fd, text.encode())
@@ -383,8 +386,10 @@ class Builder:
             attr = LOCKED | kernel.MOUNT_ATTR_NOEXEC | (kernel.MOUNT_ATTR_RDONLY if mount.ro else 0)
             fd = kernel.fsmount("proc", {}, attr, show(mount.dst))
         except Failure as err:
+            if err.errno != EPERM:
+                raise
             option = "--rw-bind=/proc" if self.target is None else "--mount=/proc:/proc"
-            hint = f"{PROC_HINTS[EPERM]} with {option}" if err.errno == EPERM else ""
+            hint = f"{PROC_COVERED_HERE} with {option}; {SEE_CHECK}"
             raise refused("fsmount proc", err.errno, hint) from err
         covered = {name: place for name in PROC_COVERED if (place := self.find(fd, name)) is not None}
         masks = self.make_masks(mount, covered)

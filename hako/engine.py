@@ -82,17 +82,20 @@ class Zygote:
     making      numbers of those in which it is to make one, in that order
     spares      Cells that wait for a job
     waiting     jobs that wait for a cell
+    live        how many Cells there are in them
     ready       whether it has built its root
+    ended       whether it is gone
     failure     a Failure that none of those waiting was told, or None
     """
 
     __slots__ = (
-        *("control", "engine", "failure", "free", "making", "pid", "pidfd", "plan", "ready"),
-        *("region", "slots", "spares", "waiting"),
+        *("control", "ended", "engine", "failure", "free", "live", "making", "pid", "pidfd", "plan"),
+        *("ready", "region", "slots", "spares", "waiting"),
     )
 
     def __init__(self, engine, of, parts):
-        self.engine, self.plan, self.ready, self.failure = engine, of, False, None
+        self.engine, self.plan, self.failure = engine, of, None
+        self.ready, self.ended, self.live = False, False, 0
         count = min(2 * engine.jobs + 1, 200)
         self.region = steps.Region(count * cell.SIZE)
         self.slots = [cell.Slot(self.region, number * cell.SIZE) for number in range(count)]
@@ -157,6 +160,7 @@ class Zygote:
     def take_cell(self, pid):
         """Take the cell of the init PID, the next of those that it was to make."""
         slot = self.slots[self.making.popleft()]
+        self.live += 1
         made = Cell(self.engine, slot, pid, kernel.pidfd_open(pid), self)
         if self.waiting:
             self.waiting.popleft().go(made)
@@ -164,7 +168,10 @@ class Zygote:
             self.spares.append(made)
 
     def lose(self, spare):
-        """The cell SPARE has ended before it had a job: tell the next why."""
+        """The cell SPARE has ended before it had a job: tell the next why, unless it was to."""
+        if self.ended:
+            self.put_back(spare.slot)
+            return
         if spare in self.spares:
             self.spares.remove(spare)
         failure = spare.slot.failure() or Failure("the init of a sandbox was killed")
@@ -176,14 +183,23 @@ class Zygote:
 
     def put_back(self, slot):
         """Nobody uses SLOT any more."""
-        if self.region is None:
+        self.live -= 1
+        if self.ended:
+            self.let_go()
             return
         self.free.append(self.slots.index(slot))
         if self.waiting:
             self.make_ahead()
 
+    def let_go(self):
+        """Give back the memory, if nobody is in it any more."""
+        if not self.live:
+            for slot in self.slots:
+                slot.close()
+            self.region.close()
+
     def end(self, why):
-        """It has ended, or ends now: WHY, or it was killed, ""."""
+        """It has ended, or ends now: WHY, or it was killed, "". Those that it made and that have a job go on."""
         self.engine.loop.forget(self.control)
         self.engine.drop(self)
         os.close(self.control)
@@ -193,9 +209,10 @@ class Zygote:
             pass
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)
+        self.ended = True
         for spare in self.spares:
-            spare.home = None
             spare.kill()
+        self.let_go()
         waiting, self.waiting = self.waiting, deque()
         for job in waiting:
             if why:

@@ -11,14 +11,14 @@ import os
 import time
 
 from hako import cgroup, kernel
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
-EPERM, ENOENT, ESRCH, EACCES, EBUSY, EROFS = 1, 2, 3, 13, 16, 30
+EPERM, ENOENT, ESRCH, EACCES, EBUSY, EROFS, EOPNOTSUPP = 1, 2, 3, 13, 16, 30, 95
 DENIED = (EACCES, EPERM, EROFS)
 OF_SWAP = ("memory.swap.max", "memory.memsw.limit_in_bytes")  # missing where the kernel does not account for swap
 KILLING = 2.0  # seconds for which the end of killed processes is waited for
 PAUSE = 0.005
-WAY_OUT = "root may, and others under: systemd-run --user --scope -p Delegate=yes"
+WAY_OUT = f"root may, and others under: systemd-run --user --scope -p Delegate=yes; {SEE_CHECK}"
 
 
 class Group:
@@ -94,8 +94,11 @@ class Group:
     def limit(self, limits):
         """Put the limits.Limits LIMITS in force."""
         for controller, name, value in limits.settings(self.version):
-            if name not in OF_SWAP or self.read(controller, name) or swap_is_there():
+            try:
                 self.write(controller, name, value)
+            except Failure as err:
+                if name not in OF_SWAP or err.errno not in (ENOENT, EOPNOTSUPP) or swap_is_there():
+                    raise
 
     def open_file(self, controller, name):
         """A descriptor of the file NAME of CONTROLLER, to read; None if there is none."""
@@ -522,27 +525,55 @@ def make_room(place):
 
 
 def clean(where):
-    """Remove what killed supervisors left below WHERE, {hierarchy: directory}: the groups that nobody has locked.
-
-    Return their names. That of one whose pid is somebody's stays until later.
-    """
+    """Remove what killed supervisors left below WHERE, {hierarchy: directory}; return the names."""
     left = {name for place in where.values() for name in os.listdir(place) if cgroup.is_ours(name)}
-    removed = []
-    for name in sorted(left):
-        if os.path.exists(f"/proc/{name.split('-')[1]}"):
-            continue
-        group = Group(name, where)
-        try:
-            for hierarchy, place in where.items():
-                if os.path.isdir(os.path.join(place, name)):
-                    group.open(hierarchy)
-                    group.homes[hierarchy] = hierarchy
-        except Failure:
-            group.close()  # somebody's, or gone
-            continue
-        if group.files:
-            group.kill()
-            if group.remove():
-                removed.append(name)
-        group.close()
-    return removed
+    return [name for name in sorted(left) if remove_left(name, where)]
+
+
+def leftovers():
+    """The cgroups of ours that may have been left, anywhere: {name: {hierarchy: directory that it is in}}.
+
+    Root sees everybody's, others their own.
+    """
+    found = {}
+    for hierarchy, top in cgroup.tops().items():
+        for place, names, _ in os.walk(top):
+            ours = [name for name in names if cgroup.is_ours(name)]
+            names[:] = set(names) - set(ours)
+            for name in ours:
+                if os.geteuid() in (0, owner(os.path.join(place, name))):
+                    found.setdefault(name, {})[hierarchy] = place
+    return found
+
+
+def owner(path):
+    """The uid of the owner of PATH, None if it is gone."""
+    try:
+        return os.stat(path).st_uid
+    except OSError:
+        return None
+
+
+def remove_left(name, where):
+    """Remove the group NAME below WHERE, {hierarchy: directory}, if nobody has locked it, and kill who is in there.
+
+    Return whether it is gone; None if it is somebody's. One whose pid is
+    somebody's stays until later.
+    """
+    if os.path.exists(f"/proc/{name.split('-')[1]}"):
+        return None
+    group = Group(name, where)
+    try:
+        for hierarchy, place in where.items():
+            if os.path.isdir(os.path.join(place, name)):
+                group.open(hierarchy)
+                group.homes[hierarchy] = hierarchy
+    except Failure:
+        group.close()  # somebody's, or gone
+        return None
+    gone = None
+    if group.files:
+        group.kill()
+        gone = group.remove()
+    group.close()
+    return gone

@@ -12,7 +12,7 @@ import os
 import _prctl
 
 from hako import foreign
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 MACHINE = os.uname().machine
 NUMBERS = {  # by call: x86_64, aarch64
@@ -143,6 +143,7 @@ RESOLVE_IN_ROOT = 0x10
 MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000
 EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EACCES, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 13, 16, 22, 38, 77
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 # What answers so to a call that this kernel should have.
 MISSING = "hako needs Linux 5.14, and no filter around it, as of a container, that knows less"
 
@@ -199,6 +200,15 @@ def carry_out(calls):
 
 def _uint64s(*values):
     return (foreign.c_uint64 * len(values))(*values)
+
+
+def nonsense(name):
+    """The errno of the call NAME, all of whose arguments are -1; 0 should it succeed.
+
+    The kernel looks at the arguments of most calls first: what is not EINVAL,
+    EFAULT or the like comes from a filter, or from a kernel that lacks the call.
+    """
+    return foreign.get_errno() if _syscall(NUMBER[name], *[-1] * 6) == -1 else 0
 
 
 def clone3(flags, cgroup=None):
@@ -324,7 +334,8 @@ def mount_setattr(fd, flags, attr_set, text, propagation=0):
 def move_mount(from_fd, to_fd, text):
     """Attach the mount FROM_FD at the file or directory TO_FD. See move_mount(2)."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    hints = {EPERM: "under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted"}
+    hint = f"under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted; {SEE_CHECK}"
+    hints = {EPERM: hint, EACCES: SEE_CHECK}  # the latter is a security module's
     _call("move_mount", text, from_fd, b"", to_fd, b"", flags, hints=hints)
 
 
@@ -526,6 +537,12 @@ def seccomp(program):
     _call("seccomp", "SECCOMP_SET_MODE_FILTER", SECCOMP_SET_MODE_FILTER, 0, _sock_fprog(program))
 
 
+def seccomp_listener(program):
+    """As seccomp(), for a program that notifies; return the descriptor of its listener. See seccomp_unotify(2)."""
+    flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    return _call("seccomp", "SECCOMP_SET_MODE_FILTER", SECCOMP_SET_MODE_FILTER, flags, _sock_fprog(program))
+
+
 def _sock_fprog(program):
     code = foreign.string_buffer(program)
     prog = _uint64s(len(program) // 8, foreign.addressof(code))
@@ -558,7 +575,6 @@ def load_and_execute(program, secret, what, socket=None):
     before: between the filter and the exec this makes no call but those, for
     the filter may allow no other. OSError: the exec failed.
     """
-    SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
     number, sendmsg, execve = NUMBER["seccomp"], NUMBER["sendmsg"], NUMBER["execve"]
     flags, message = 0, None
     if socket is not None:
@@ -570,7 +586,7 @@ def load_and_execute(program, secret, what, socket=None):
     execute = (execve, path, _string_array(argv), _string_array(env), *secret.words)
     listener = _syscall(*load)
     if listener == -1:
-        hints = {EBUSY: "a process has one supervisor at most", EINVAL: "or this is before Linux 5.19"}
+        hints = {EBUSY: "a process has one supervisor at most", EINVAL: f"or this is before Linux 5.19; {SEE_CHECK}"}
         raise _refused("seccomp SECCOMP_SET_MODE_FILTER", hints if socket is not None else None)
     if socket is not None:
         message.control[2] = listener
@@ -676,7 +692,7 @@ def libseccomp():
     import ctypes
 
     if _seccomp_library is None:
-        with call("dlopen libseccomp.so.2", "install libseccomp2"):
+        with call("dlopen libseccomp.so.2", f"install libseccomp2; {SEE_CHECK}"):
             _seccomp_library = ctypes.PyDLL("libseccomp.so.2")
         _seccomp_library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
         _seccomp_library.free.argtypes = (ctypes.c_void_p,)

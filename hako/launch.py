@@ -9,7 +9,7 @@ import os
 import time
 
 from hako import build, identity, init, kernel, modes, newfile, program, supervise
-from hako.failure import FAILED, Failure, call
+from hako.failure import FAILED, SEE_CHECK, Failure, as_failure, call
 
 EPERM, ENOSPC, EUSERS = 1, 28, 87
 
@@ -132,14 +132,24 @@ class Launch:
         return None if received is None else received[0]
 
     def put_away(self, ran):
-        """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN."""
+        """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN.
+
+        What fails of that keeps nothing else from going.
+        """
         modes.put_back()
-        if self.pasta:
-            self.pasta.end()
-        if self.pid_file:
-            self.pid_file.remove()
-        if self.layers is None:
-            return
+        try:
+            if self.pasta:
+                self.pasta.end()
+        finally:
+            try:
+                if self.pid_file:
+                    self.pid_file.remove()
+            finally:
+                if self.layers is not None:
+                    self.put_layers_away(ran)
+
+    def put_layers_away(self, ran):
+        """Take away what was made beside the layers; tell what changed in them, if PROG RAN."""
         if self.inside is not None and self.ids.writer != "caller":
             # There it may go where PROG has made a directory that nobody may enter.
             kernel.setns(self.inside, kernel.CLONE_NEWUSER, "user namespace of the sandbox")
@@ -160,7 +170,7 @@ class Launch:
         """Take away what was made outside, as far as that can be: something failed already, and that is to be told."""
         try:
             self.put_away(ran=False)
-        except Failure:
+        except (Failure, OSError):
             pass
 
     def finish(self, supervisor, failure, status):
@@ -168,15 +178,21 @@ class Launch:
 
         SUPERVISOR is None if there never was one; FAILURE is why PROG did not run, or None.
         """
-        if failure is None:
-            self.put_away(ran=supervisor.runs())
-        else:
-            self.give_up()
-        if self.watch and not self.repeats:
-            self.watch.finish(supervisor if failure is None else None)
-        if self.records is None:
-            return status
-        return self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
+        late = None
+        try:
+            if failure is None:
+                self.put_away(ran=supervisor.runs())
+            else:
+                self.give_up()
+            if self.watch and not self.repeats:
+                self.watch.finish(supervisor if failure is None else None)
+        except (Failure, OSError) as err:
+            late = failure = failure or as_failure(err)
+        if self.records is not None:
+            status = self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
+        if late:
+            raise late
+        return status
 
     def report(self, told, supervisor, failure):
         """Fill in TOLD, a report.Report."""
@@ -199,10 +215,9 @@ def enter(box, prog, files, records, waiting, repeats=False, terminal=lambda: No
     """
     program.check_kept(prog, waiting)  # before anything is opened
     launch = Launch(box, prog, files, records, waiting, repeats, terminal)
-    signals = supervise.hold_signals()
-    pid, pidfd = new_namespaces(launch)
-    if pid:
-        wait_outside(launch, new_supervisor(launch, pid, pidfd, launch.channels, signals))
+    supervisor = begin(launch)
+    if supervisor is not None:
+        wait_outside(launch, supervisor)
     launch.channels.of_child(waiting)
     enter_user_namespace(launch)
     # The init too, by which others enter the sandbox.
@@ -218,6 +233,22 @@ def enter(box, prog, files, records, waiting, repeats=False, terminal=lambda: No
     become_inmate(launch)
 
 
+def begin(launch):
+    """Make the child of LAUNCH; return its supervisor, None in the child."""
+    pid = 0
+    try:
+        signals = supervise.hold_signals()
+        pid, pidfd = new_namespaces(launch)
+        return new_supervisor(launch, pid, pidfd, launch.channels, signals) if pid else None
+    except (Failure, OSError) as err:
+        if pid:
+            os.kill(pid, kernel.SIGKILL)
+            os.waitpid(pid, 0)
+        failure = as_failure(err)
+        launch.finish(None, failure, failure.status)
+        raise failure from err
+
+
 def new_namespaces(launch):
     """Make the child in the namespaces of LAUNCH's box; return pid and pidfd, 0 and -1 in it."""
     who = launch.prog.identity
@@ -226,9 +257,7 @@ def new_namespaces(launch):
             launch.pasta.make_namespaces(os.geteuid() if who.uid is None else who.uid)
         return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
-        failure = Failure(f"{err}{why_not(err.errno, build.namespaces(launch.box))}", errno=err.errno)
-        launch.finish(None, failure, failure.status)
-        raise failure from err
+        raise Failure(f"{err}{why_not(err.errno, build.namespaces(launch.box))}", errno=err.errno) from err
 
 
 def new_supervisor(launch, *parent):
@@ -244,9 +273,9 @@ def why_not(errno, flags):
     if errno == EPERM and not user_namespace:
         return " [namespaces need CAP_SYS_ADMIN, or --userns=always]"
     if errno == EPERM:
-        return " [user namespaces are not to be had here; root needs none]"
+        return f" [user namespaces are not to be had here; root needs none; {SEE_CHECK}]"
     if errno in (ENOSPC, EUSERS):
-        return f" [{limit_of_namespaces(flags)}]"
+        return f" [{limit_of_namespaces(flags)}; {SEE_CHECK}]"
     if errno == kernel.EINVAL and program.watched:
         return " [behind hako-enter, hako-run needs --fork there]"
     return ""
@@ -268,18 +297,19 @@ def limit_of_namespaces(flags):
 
 def wait_outside(launch, supervisor):
     """Be the supervisor: exit with the status of what runs in the sandbox."""
-    supervise.forget(launch.waiting)
     supervisor.measures = launch.records is not None
     try:
+        supervise.forget(launch.waiting)
         also = {}
         launch.meet(supervisor.pid, also)
         if launch.disks:
             launch.disks.watch(also)
         status = supervisor.wait(launch.pid_file.show_pid if launch.pid_file else None, also)
-    except Failure as err:
+    except (Failure, OSError) as err:
         supervisor.end()
-        launch.finish(supervisor, err, err.status)
-        raise
+        failure = as_failure(err)
+        launch.finish(supervisor, failure, failure.status)
+        raise failure from err
     except BaseException:
         supervisor.end()
         launch.give_up()

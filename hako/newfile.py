@@ -5,7 +5,7 @@ import stat
 
 from hako.failure import Failure, call, refused, show
 
-EACCES, EISDIR, ENOSPC, EOPNOTSUPP = 13, 21, 28, 95
+ENOENT, EACCES, EISDIR, ENOSPC, EOPNOTSUPP = 2, 13, 21, 28, 95
 
 
 class NewFile:
@@ -113,8 +113,8 @@ class PidFile(NewFile):
         """Write PID and show the file in its place."""
         self.write(b"%d\n" % pid)
         self.check()
-        self.place()
         self.identity = self.inode(os.fstat(self.fd))
+        self.place()
 
     def remove(self):
         """Take the file away, if it is still ours."""
@@ -122,11 +122,13 @@ class PidFile(NewFile):
         if self.identity is None:
             return
         try:
-            there = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
-            if self.inode(there) == self.identity:
-                os.unlink(self.name, dir_fd=self.directory)
-        except OSError:
-            pass  # somebody was faster
+            with call(f"unlink {show(self.path)}"):
+                there = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+                if self.inode(there) == self.identity:
+                    os.unlink(self.name, dir_fd=self.directory)
+        except Failure as err:
+            if err.errno != ENOENT:  # somebody was faster
+                raise
 
     @staticmethod
     def inode(result):
@@ -192,3 +194,27 @@ def check(option, path):
         NewFile(option, path).close()
     elif path != "-" and not os.access(path, os.W_OK):  # not opened: the reader of a fifo would see an end
         raise refused(f"{option}: open {show(path)}", EACCES)
+
+
+def clean(directory):
+    """Remove the temporary files that killed commands left in DIRECTORY, a descriptor; return their names.
+
+    One is this user's, and nobody has the pid in its name.
+    """
+    removed = []
+    for name in sorted(filter(is_temporary, os.listdir(directory))):
+        with call(f"unlink {show(name)}"):
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            pid = name.rsplit(".", 2)[1]
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not os.path.exists(f"/proc/{pid}"):
+                os.unlink(name, dir_fd=directory)
+                removed.append(name)
+    return removed
+
+
+def is_temporary(name):
+    """Whether NAME is one that NewFile.other_name() makes."""
+    words = name.rsplit(".", 2)
+    if len(words) != 3 or not name.startswith(".") or len(words[0]) < 2 or len(words[2]) != 8:
+        return False
+    return words[1].isascii() and words[1].isdigit() and set(words[2]) <= set("0123456789abcdef")

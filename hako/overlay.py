@@ -13,10 +13,11 @@ import os
 import stat
 
 from hako import kernel
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 EACCES, ENODEV, EINVAL, ELOOP, EOPNOTSUPP = 13, 19, 22, 40, 95
 DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
+WORK = ".hako-work-"
 BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
 
 
@@ -69,15 +70,21 @@ class Layers:
         if mount_id(self.parent) != mount_id(self.upper):
             hint = "the work directory has its place beside UPPER: take a directory below it"
             raise Failure(f"--overlay: {show(path)} is where a file system is mounted [{hint}]")
-        name = work_name(self.upper)
+        name, made = work_name(self.upper), True
         try:
             with call(f"mkdir {show(path)}/../{name}"):
                 os.mkdir(name, 0o700, dir_fd=self.parent)
         except Failure as err:
             if not isinstance(err.__cause__, FileExistsError):
                 raise
-        self.work = self.open_work(self.parent)
-        self.check_work(f"{show(path)}/../{name}", owner)
+            made = False
+        try:
+            self.work = self.open_work(self.parent)
+            self.check_work(f"{show(path)}/../{name}", owner)
+        except BaseException:
+            if made:
+                os.rmdir(name, dir_fd=self.parent)
+            raise
 
     def open_work(self, parent):
         """A descriptor of the work directory in PARENT."""
@@ -193,7 +200,7 @@ def mount_layers(target, upper, work, text):
         return kernel.fsmount("overlay", options, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, text)
     except Failure as err:
         hint = {
-            ENODEV: "this kernel has no overlay",
+            ENODEV: f"this kernel has no overlay; {SEE_CHECK}",
             EINVAL: "its file system cannot be the upper layer of an overlay",
             ELOOP: "it is in TARGET, or TARGET in it",
         }.get(err.errno, "")
@@ -294,9 +301,37 @@ def refuse_mounts_below(fd, text):
             raise Failure(f"--overlay: {text} has a mount below it: {show(fields[4])} [{hint}]")
 
 
+def clean(parent):
+    """Remove the work directories that killed commands left in the directory PARENT, a descriptor; return their names.
+
+    One is this user's, and its UPPER is beside it and nobody's.
+    """
+    removed = []
+    uppers = {}
+    for name in os.listdir(parent):
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            uppers[f"{WORK}{found.st_ino}"] = name
+    for name in sorted(set(uppers) & set(uppers.values())):
+        upper = kernel.openat2(parent, uppers[name], os.O_RDONLY | os.O_DIRECTORY, BENEATH, show(uppers[name]))
+        try:
+            fcntl.flock(upper, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            work = kernel.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, BENEATH, name)
+            if os.fstat(work).st_uid == os.geteuid() and not set(os.listdir(work)) - {"work", "index"}:
+                remove_below(work)
+                os.rmdir(name, dir_fd=parent)
+                removed.append(name)
+            os.close(work)
+        except BlockingIOError:
+            pass  # in use
+        finally:
+            os.close(upper)
+    return removed
+
+
 def work_name(upper):
     """The name of the work directory that goes with UPPER: the same each time, so that one that was left is found."""
-    return f".hako-work-{os.fstat(upper).st_ino}"
+    return f"{WORK}{os.fstat(upper).st_ino}"
 
 
 def remove_below(fd, depth=8):

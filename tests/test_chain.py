@@ -54,7 +54,7 @@ def test_few_descriptors_are_one_line(who, limit):
         assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "hako-check"])  # it needs none
 def test_missing_operands_are_one_line(who, command):
     done = who.run(command)
     usage = " ".join(core.load(command).__doc__.partition("Usage:")[2].partition(f"\n  {command} (")[0].split())

@@ -99,6 +99,10 @@ PLAN = {
     "policy_options": BASE | {"policy", "policy_keys", "sandbox", "values"},
     "start": BASE | {"bpf", "kernel"},
     "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "report", "rules", "start", "supervise", "syscalls"},
+    "causes": BASE | {"cgroup", "kernel", "overlay"},
+    "probe": BASE
+    | {"bpf", "build", "causes", "cgroup", "group", "guard", "identity", "json", "kernel", "landlock", "limits"}
+    | {"outside", "overlay", "pasta", "subids", "supervise"},
     "tcp": {"bpf", "kernel"},
     "landlock": BASE | {"kernel", "tcp"},
     "elf": BASE,
@@ -124,6 +128,7 @@ PLAN = {
     | {"output", "policy", "policy_options", "policy_plan", "program", "records", "rlimits", "sandbox", "start"}
     | {"terminal"},
     "commands/task": BASE | {"grid", "server", "values"},
+    "commands/check": BASE | {"core", "group", "json", "newfile", "overlay", "probe", "values"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))
@@ -169,6 +174,7 @@ def test_what_is_imported_at_the_start(command):
         "landlock-exec": ["--rwx=/", "true"],
         "hako-policy": ["judge", "true"],
         "hako-task": [],
+        "hako-check": [],
     }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at

@@ -51,7 +51,10 @@ def test_make_demo_runs_the_main_job(who):
 def test_install_and_uninstall(who, place):
     """What is installed works for everybody, without the checkout; what is uninstalled is gone."""
     prefix = place / "prefix"
-    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"PREFIX={prefix}"]
+    apparmor = place / "apparmor.d"  # not the system's
+    (apparmor / "abi").mkdir(parents=True)
+    (apparmor / "abi/4.0").touch()
+    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"PREFIX={prefix}", f"APPARMOR={apparmor}"]
     subprocess.run([*make, "install"], check=True, stdin=subprocess.DEVNULL)
     ordinary = Who("user")
     os.chown(place, ordinary.uid, ordinary.uid)
@@ -69,8 +72,28 @@ def test_install_and_uninstall(who, place):
     installed = {path.name for path in (prefix / "lib/hako/hako/policies").iterdir()}
     assert installed == {path.name for path in (TOP / "hako/policies").iterdir()}
     assert list((prefix / "lib/hako").rglob("*.pyc"))
+    assert confined(apparmor / "hako") == {str(path) for path in (prefix / "bin").iterdir()}
     subprocess.run([*make, "uninstall"], check=True, stdin=subprocess.DEVNULL)
     assert [path for path in prefix.rglob("*") if not path.is_dir()] == []
+    assert [path.name for path in apparmor.iterdir()] == ["abi"]
+
+
+@pytest.mark.root
+def test_a_profile_that_an_old_apparmor_cannot_read_stays_away(place):
+    place = place / "install"
+    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"PREFIX={place}", f"APPARMOR={place}/apparmor.d"]
+    subprocess.run([*make, "install"], check=True, stdin=subprocess.DEVNULL)
+    assert (place / "bin/hako-check").exists()
+    assert not (place / "apparmor.d").exists()
+
+
+def confined(profile):
+    """The programs to which PROFILE of AppArmor is attached, as far as they are there."""
+    line = next(line for line in profile.read_text().splitlines() if line.startswith("profile "))
+    name, pattern, flags, brace = line.removeprefix("profile ").split(" ")
+    assert (name, flags, brace) == ("hako", "flags=(unconfined)", "{")
+    done = subprocess.run(["bash", "-c", f"printf '%s\\n' {pattern}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines())
 
 
 @pytest.mark.root
@@ -80,3 +103,6 @@ def test_install_into_a_staging_directory(place):
     text = (place / "stage/usr/bin/hako-run").read_text()
     assert 'sys.path[:0] = ["/usr/lib/hako"]' in text
     assert "stage" not in text
+    profile = (place / "stage/etc/apparmor.d/hako").read_text()
+    assert "\nprofile hako /usr/bin/{" in profile
+    assert "\n  userns,\n" in profile

@@ -59,7 +59,7 @@ See hako-policy(5), hako-report(5), namespaces(7).
 import os
 
 from hako import build, core, kernel, launch, modes, policy, policy_options, policy_plan, program, sandbox
-from hako.failure import Failure, show
+from hako.failure import SEE_CHECK, Failure, show
 
 DEFAULT = []
 MOVES = True
@@ -255,7 +255,7 @@ def restricting(wanted):
     abi = kernel.landlock_abi()
     lack = landlock.lacking(rules, abi)
     if lack:
-        raise Failure(landlock.complaint(lack, abi))
+        raise Failure(f"{landlock.complaint(lack, abi)} [{SEE_CHECK}]")
     return landlock.Domain(rules, abi)
 
 

@@ -10,7 +10,7 @@ from hostile import probes, ways
 
 CALLS = ["openat2", "clone3", "mount_setattr", "close_range", "pidfd_open", "open_tree"]
 SETS = {**{name: [name] for name in CALLS}, "together": CALLS}
-MISSING = "[hako needs Linux 5.14, and no filter around it, as of a container, that knows less]"
+MISSING = "[hako needs Linux 5.14, and no filter around it, as of a container, that knows less; see hako-check]"
 NAMES = ["surroundings", *probes.of("A"), *probes.of("B"), *probes.of("F"), *probes.of("H")]
 # What needs none of them does not notice.
 INDIFFERENT = {
@@ -137,7 +137,7 @@ def test_hako_in_bwrap(who, sites, name):
         assert done.returncode == 0
     else:
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (125, "", 1)
-        hint = "[uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user]"
+        hint = "[uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user; see hako-check]"
         assert done.stderr == f"{name.split()[0]}: write /proc/self/uid_map '0 0 1': Operation not permitted {hint}\n"
 
 

@@ -438,8 +438,8 @@ THREATS = {
         (
             "the numbers of processes begin again; the clock on the wall is set",
             [
-                "vm/test_wrap_and_clock::test_pids_that_begin_again",
-                "vm/test_wrap_and_clock::test_a_clock_that_is_set_ends_nothing",
+                "vm/test_pid_wrap::test_no_sandbox_takes_another_s_pid_for_its_own",
+                "vm/test_clock::test_a_clock_that_is_set_ends_nothing",
             ],
         ),
         (

@@ -1,33 +1,11 @@
-"""What only a machine of its own can be asked for: few process numbers, another time of day."""
+"""Another time of day, which only a machine of its own can be given."""
 
-import itertools
-import pathlib
 import subprocess
 import time
 
 import pytest
 
 from conftest import SLOW
-
-PID_MAX = pathlib.Path("/proc/sys/kernel/pid_max")
-SANDBOXES = 150  # three numbers each, at least
-
-
-@pytest.mark.root
-@pytest.mark.usefixtures("nothing_is_left")
-def test_pids_that_begin_again(who):
-    before = PID_MAX.read_text()
-    PID_MAX.write_text("400")
-    numbers = []
-    try:
-        for _ in range(SANDBOXES):
-            process = who.start(*who.sandbox("/bin/busybox", "echo", "ran", options=["--proc", "--user=65534"]))
-            numbers.append(process.pid)
-            out, err = process.communicate(timeout=60 * SLOW)
-            assert (process.returncode, out, err) == (0, "ran\n", "")
-    finally:
-        PID_MAX.write_text(before)
-    assert any(later < earlier for earlier, later in itertools.pairwise(numbers))
 
 
 @pytest.mark.root
