@@ -9,7 +9,7 @@ import sys
 import threading
 from _collections import deque
 
-from hako import core, request, server, task
+from hako import core, output, request, server, task
 from hako.failure import Failure, show
 from hako.loop import Loop
 
@@ -37,25 +37,31 @@ def prepare(address, ordered, progress, jobs):
     from hako.progress import Progress
 
     def enter():
+        """Answer."""
         sys.path[:] = places  # the mounts are those that they were, and Dask imports as it goes
-        loop = Loop()
+        grid = Grid(jobs)
 
         def die(number):
-            grid.die(number)
+            """End as the signal NUMBER has it."""
+            grid.end()
+            os._exit(128 + number)
 
-        server.hold_signals(loop, die)  # before there are threads, which take no signals then
-        grid = Grid(distributed, address, loop, jobs)
+        server.begin(grid, die)  # before there are threads, which take no signals then
+        grid.connect(distributed, address)
         shown = Progress("tasks") if progress else None
 
         def end(client):
+            """All is answered, or nobody reads it."""
             if shown is not None:
                 shown.end(client.done)
-            grid.close()
-            os._exit(core.FAILED if client.gone else 0)
+            grid.end()
+            if client.gone:
+                core.fail("hako-task: write stdout: nobody reads", core.FAILED)
+            os._exit(0)
 
         Stream(grid, end, ordered, None if shown is None else lambda client: shown.tell(client.done))
         while True:
-            loop.turn()
+            grid.loop.turn()
 
     return enter
 
@@ -75,13 +81,20 @@ def load():
 
 
 class Grid:
-    """The cluster, in the place of an engine.Engine: LOOP waits for what comes from it, JOBS of it run at once.
+    """A cluster, in the place of an engine.Engine: JOBS of it run at once, or as many as it has threads.
 
-    client   distributed's Client
-    ended    futures that are done, each with whom to tell
+    client   distributed's Client, once it is connected
+    futures  {key: (future, request, whom to tell)} of what was asked for
+    done     queue of futures that are done
+    ended    (future, response or None) of those that can be told
     """
 
-    def __init__(self, distributed, address, loop, jobs):
+    def __init__(self, jobs):
+        self.loop, self.counted, self.jobs = Loop(), jobs is None, jobs or 1
+        self.client, self.futures, self.ended = None, {}, deque()
+
+    def connect(self, distributed, address):
+        """Connect it to the scheduler at ADDRESS, by the module DISTRIBUTED."""
         import logging
         import queue
         import warnings
@@ -91,14 +104,13 @@ class Grid:
 
         dask.config.set({"distributed.comm.timeouts.connect": CONNECT})  # a worker that is lost is no reason to wait
         warnings.filterwarnings("ignore", module="distributed")
-        self.loop, self.counted, self.jobs = loop, jobs is None, jobs or 1
-        self.futures, self.done, self.ended = {}, queue.SimpleQueue(), deque()
+        self.done = queue.SimpleQueue()
         try:
             self.client = distributed.Client(address, timeout=CONNECT, set_as_default=False)
         except (OSError, ValueError) as err:
             raise Failure(f"--dask: {show(address)}: {str(err) or type(err).__name__}") from err
         self.bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        loop.watch(self.bell, self.hear)
+        self.loop.watch(self.bell, self.hear)
         threading.Thread(target=self.gather, daemon=True).start()
         if self.counted:
             self.count()
@@ -159,21 +171,14 @@ class Grid:
             document = {}
         return task.line({**found, **({"id": document["id"]} if "id" in document else {})})
 
-    def die(self, number):
-        """End all that is asked for, and this process with the status for the signal NUMBER."""
+    def end(self):
+        """Take leave of the cluster, and of what was asked for and is not done."""
         try:
-            self.client.cancel([future for future, _, _ in self.futures.values()], force=True)
-        except Exception:
-            pass  # the scheduler is gone
-        self.close()
-        os._exit(128 + number)
-
-    def close(self):
-        """Take leave of the cluster."""
-        try:
+            if self.futures:
+                self.client.cancel([future for future, _, _ in self.futures.values()], force=True)
             self.client.close(timeout=2)
         except Exception:
-            pass  # it ends with this process at the latest
+            pass  # the scheduler is gone, or sees this end soon
 
 
 class Stream(server.Client):
@@ -182,20 +187,18 @@ class Stream(server.Client):
     __slots__ = ()
 
     def __init__(self, grid, on_end, ordered, told):
-        super().__init__(grid, None, 0, 1, on_end, ordered, told)
+        super().__init__(grid, None, 0, *output.patient(1), on_end, ordered, told)
 
     def take(self, line):
         """Have the LINE answered."""
-        place = [None]
-        if self.ordered:
-            self.order.append(place)
-        one = object()
+        place, one = self.new_place(), object()
         self.tasks.add(one)
         self.engine.submit(line, lambda response: self.answer_by(response, place, one))
 
     def leave(self):
         """Nobody reads the responses any more: nobody wants them."""
-        self.engine.die(server.kernel.SIGPIPE)
+        self.gone = True
+        self.on_end(self)
 
 
 # What runs on a worker of the cluster.

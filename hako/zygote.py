@@ -12,8 +12,10 @@ import fcntl
 import gc
 import os
 import select
+import sys
 
-from hako import build, cell, guard, identity, kernel, sandbox, steps, supervise
+import hako
+from hako import build, cell, guard, identity, kernel, program, sandbox, steps, supervise
 from hako import plan as plans
 from hako.failure import FAILED, Failure, call, refused, show
 
@@ -21,7 +23,6 @@ NODEV = kernel.MS_NOSUID | kernel.MS_NODEV
 NOEXEC = NODEV | kernel.MS_NOEXEC
 CLONE = cell.CLONE_VM | kernel.CLONE_PARENT | kernel.CLONE_CLEAR_SIGHAND
 HIGH = 1000  # descriptors from here on are out of the way of cell's fixed ones
-LAYERS = ("target", "upper", "parent", "work")  # descriptors of overlay.Layers
 STOPPED = b"!"  # before why it failed
 
 
@@ -49,6 +50,7 @@ def be(plan, parts, ids, control, slots):
         arrange(plan, ids, seen, memory)
 
         def way(number):
+            """As serve() wants it of NUMBER."""
             slot = slots[number]
             program = high(cell.init_program(slot))
             return inners[number], program, cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own))
@@ -66,10 +68,10 @@ def be_alone(plan, ids, slot, layers):
     """
     control = slot.inner.fileno()
     try:
-        of_layers = {name: fd for name in LAYERS if (fd := getattr(layers, name, None)) is not None}
-        control, *kept = take_descriptors([control, *of_layers.values()])
-        for name, fd in zip(of_layers, kept, strict=True):
-            setattr(layers, name, fd)
+        opened = () if layers is None or layers.upper is None else (layers.upper, layers.work)
+        control, *opened = take_descriptors([control, *opened])
+        if opened:
+            layers.upper, layers.work = opened
         made = Whole(plan, plan.box.mounts, layers)
         settle(plan, ids, control)
         kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
@@ -109,8 +111,6 @@ def named_steps(slot):
 def stop(control, err):
     """Send ERR through CONTROL, and end."""
     if not isinstance(err, (Failure, OSError, MemoryError)):
-        import sys
-
         sys.excepthook(type(err), err, err.__traceback__)
     try:
         os.write(control, STOPPED + os.fsencode(str(err) or type(err).__name__)[:4000])
@@ -121,6 +121,8 @@ def stop(control, err):
 
 def take_descriptors(kept):
     """Keep the descriptors KEPT, and nothing else of the parent's; return their new numbers."""
+    sys.path.clear()  # from here on nothing may be imported: the root will be another
+    hako.__path__ = []
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     kernel.close_all_but([*kept, null])
     kept = list(map(high, kept))
@@ -134,6 +136,7 @@ def settle(plan, ids, control):
     """Enter the user namespace of IDS, of which who sends a byte to CONTROL knows; die with the parent."""
     default_signals()
     if ids.writer == "inside":
+        show_self()
         build.write_id_maps("self", ids)
     elif os.read(control, 16) != b"m":
         os._exit(FAILED)
@@ -148,6 +151,14 @@ def settle(plan, ids, control):
     if poll.poll(0):
         os._exit(FAILED)  # it is dead already
     gc.disable()
+
+
+def show_self():
+    """Make this process dumpable: the id maps of one that is not are root's, and behind another command it is not."""
+    if not kernel.prctl("GET_DUMPABLE"):
+        if program.watched:
+            raise Failure("no user namespace behind hako-enter, which others could look into")
+        kernel.prctl("SET_DUMPABLE", 1)
 
 
 def default_signals():
