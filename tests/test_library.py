@@ -673,6 +673,35 @@ time.sleep(99)
     delegated.wait_until_empty()
 
 
+def test_a_worker_that_is_killed_leaves_nothing(who, delegated):
+    """Processes and cgroups of what it ran go with it, while its caller lives on."""
+    code = f"""{KIN}
+process = hako.Sandbox(pids=9, memory="64M").popen(["sh", "-c", "sleep 98764 & echo; sleep 98764"], stdout=hako.PIPE)
+process.stdout.readline()
+for worker in kin(os.getpid()):
+    os.kill(worker, signal.SIGKILL)
+print("killed", flush=True)
+sys.stdin.read()
+"""
+    process = start(who, code, stdin=subprocess.PIPE)
+    assert process.stdout.readline() == "killed\n"
+    wait_until(
+        lambda: "98764" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=False).stdout
+    )
+    delegated.wait_until_empty()
+    assert process.communicate("")[1] == ""
+
+
+def test_what_is_forgotten_ends(who):
+    code = """
+process = hako.Sandbox().popen(["sleep", "99"], stdout=hako.PIPE)
+stdout = process.stdout
+del process
+print([stdout.read(), hako.run(["echo", "on"]).stdout])
+"""
+    assert said(who, code) == [b"", b"on\n"]
+
+
 def state(pid):
     """The letter of the state of process PID; Z if there is none."""
     try:
