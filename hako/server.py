@@ -276,7 +276,7 @@ class Client:
         if self.pending:
             self.write()
             self.go_on()
-        else:
+        elif has_nobody(self.sink):  # else all was written since it was ready
             self.leave()
 
     def leave(self):
@@ -292,6 +292,13 @@ class Client:
             one.stop()
         self.tasks.clear()
         self.go_on()
+
+
+def has_nobody(fd):
+    """Whether the other end of FD is closed."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
 
 
 def stream(jobs, ordered, progress):
