@@ -7,7 +7,7 @@ from its keeper, as /proc has them. See hako-report(5) for what they mean.
 import os
 import select
 
-from hako import group, kernel
+from hako import cgroup, group, kernel
 
 TICK = os.sysconf("SC_CLK_TCK")
 SOON, LATER = 0.01, 0.05  # seconds between looks at what the kernel does not tell about by itself
@@ -230,7 +230,8 @@ def total(fd, name, key, own_limit=None):
     for inner_name in group.below(fd):
         inner = group.subdirectory(fd, inner_name)
         if inner is not None:
-            if own_limit is None or group.read_at(inner, own_limit).strip() == b"max":
+            ours = own_limit is None or inner_name == cgroup.INSIDE  # what PROG writes there is no limit of another
+            if ours or group.read_at(inner, own_limit).strip() == b"max":
                 found += total(inner, name, key, own_limit)
             os.close(inner)
     return found

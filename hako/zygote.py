@@ -50,6 +50,7 @@ def be(plan, parts, ids, control, slots):
         arrange(plan, ids, seen, memory)
 
         def way(number):
+            """As serve() wants it of NUMBER."""
             slot = slots[number]
             program = high(cell.init_program(slot))
             return inners[number], program, cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own))

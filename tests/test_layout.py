@@ -25,12 +25,13 @@ PLAN = {
     "sandbox": BASE | {"values"},
     "identity": BASE | {"kernel", "values"},
     "guard": BASE | {"kernel"},
+    "modes": set(),
     "newfile": BASE,
     "limits": BASE | {"values"},
     "rlimits": BASE | {"values"},
     "cgroup": BASE,
     "group": BASE | {"cgroup", "kernel"},
-    "meter": {"group", "kernel"},
+    "meter": {"cgroup", "group", "kernel"},
     "json": set(),
     "report": {"json"},
     "usage": BASE | {"report"},
@@ -58,7 +59,7 @@ PLAN = {
     "server": BASE
     | {"bpf", "changes", "core", "engine", "janitor", "kafel", "kernel", "landlock", "output", "overlay"}
     | {"progress", "request", "rlimits", "rules", "supervise", "task", "tcp"},
-    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise", "verdict"},
+    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "modes", "supervise", "verdict"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
     "supervise": BASE | {"kernel"},
@@ -77,6 +78,7 @@ PLAN = {
         "identity",
         "init",
         "kernel",
+        "modes",
         "newfile",
         "overlay",
         "pasta",
@@ -84,7 +86,7 @@ PLAN = {
         "subids",
         "supervise",
     },
-    "terminal": BASE | {"kernel", "program", "sandbox", "supervise"},
+    "terminal": BASE | {"kernel", "modes", "program", "sandbox", "supervise"},
     "join": BASE | {"cgroup", "identity", "kernel"},
     "prototypes": set(),
     "syscalls": {"bpf", "kernel"},
@@ -120,14 +122,15 @@ PLAN = {
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE
-    | {"build", "changes", "core", "launch", "newfile", "outside", "overlay", "pasta", "program", "records"}
+    | {"build", "changes", "core", "launch", "modes", "newfile", "outside", "overlay", "pasta", "program", "records"}
     | {"sandbox", "subids", "terminal"},
-    "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "terminal", "values"},
+    "commands/enter": BASE | {"core", "join", "kernel", "modes", "program", "supervise", "terminal", "values"},
     "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
     "commands/policy": BASE
-    | {"build", "cgroup", "changes", "core", "fresh", "kernel", "landlock", "launch", "limit", "newfile", "output"}
-    | {"policy", "policy_options", "policy_plan", "program", "records", "rlimits", "sandbox", "start", "terminal"},
+    | {"build", "cgroup", "changes", "core", "fresh", "kernel", "landlock", "launch", "limit", "modes", "newfile"}
+    | {"output", "policy", "policy_options", "policy_plan", "program", "records", "rlimits", "sandbox", "start"}
+    | {"terminal"},
     "commands/task": BASE | {"grid", "server", "values"},
     "commands/check": BASE | {"core", "group", "json", "newfile", "overlay", "probe", "values"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},

@@ -788,9 +788,9 @@ def test_without_a_cgroup_of_ones_own(who):
         return
     text = failed(who, "true", status=1, cgroupConfig={"pids.max": "9"})
     assert text.startswith("Creating /sys/fs/cgroup/")
-    assert text.endswith(f": Permission denied [{WAY_OUT}]")
+    assert text.endswith(f": Permission denied [{WAY_OUT}; see hako-check]")
     text = failed(who, "true", status=1, cgroupConfig={})
-    assert text.endswith(f": Permission denied [{WAY_OUT}]")
+    assert text.endswith(f": Permission denied [{WAY_OUT}; see hako-check]")
 
 
 @pytest.fixture
