@@ -116,7 +116,7 @@ PLAN = {
     "worker": BASE
     | {"cell", "core", "described", "engine", "guard", "job", "kernel", "output", "request", "sinks", "task", "values"},
     "link": BASE | {"worker"},
-    "library": BASE | {"link", "sinks"},
+    "library": BASE | {"link", "rules", "sinks"},
     "pool": BASE | {"library", "link"},
     "grid": BASE | {"core", "library", "pool", "progress", "server", "task"},
     "commands/__init__": set(),
