@@ -116,7 +116,7 @@ PLAN = {
     "worker": BASE
     | {"cell", "core", "described", "engine", "guard", "job", "kernel", "output", "request", "sinks", "task", "values"},
     "link": BASE | {"worker"},
-    "library": BASE | {"link"},
+    "library": BASE | {"link", "rules"},
     "pool": BASE | {"library", "link"},
     "grid": BASE | {"core", "link", "loop", "output", "progress", "request", "server", "task"},
     "commands/__init__": set(),
