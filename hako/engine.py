@@ -380,7 +380,8 @@ class Engine:
     def end_group(self, made):
         """Remove the Group MADE, now or, if the kernel is not ready for it, soon; all in it are dead."""
         if made.try_to_remove():
-            self.janitor.forget(made)
+            if self.janitor is not None:
+                self.janitor.forget(made)
         else:
             made.kill()
             self.loop.at(time.monotonic() + SOON, lambda: self.end_group(made))
@@ -388,6 +389,7 @@ class Engine:
     def close(self):
         """End all: jobs, zygotes, and what is left of cgroups."""
         self.queue.clear()
+        self.jobs = 0  # what comes now does not run any more
         for job in list(self.running):
             job.stop()
         while self.running or any(timer.function for timer in self.loop.timers):

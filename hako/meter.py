@@ -111,9 +111,10 @@ class Meter:
             return self.was_short() and (bool(self.oom_kills()) or (last and met))
         if not self.oom_kills():
             return False
-        local = pairs(self.own.read("memory", "memory.events.local"))
-        if local.get("oom") or local.get("oom_kill"):
-            return True
+        text = self.own.read("memory", "memory.events.local")
+        local = pairs(text)
+        if not text or local.get("oom") or local.get("oom_kill"):
+            return True  # also where nobody tells
         return not pairs(self.own.read("memory", "memory.events")).get("oom")
 
     def was_short(self):

@@ -12,8 +12,10 @@ import fcntl
 import gc
 import os
 import select
+import sys
 
-from hako import build, cell, guard, identity, kernel, sandbox, steps, supervise
+import hako
+from hako import build, cell, guard, identity, kernel, program, sandbox, steps, supervise
 from hako import plan as plans
 from hako.failure import FAILED, Failure, call, refused, show
 
@@ -61,7 +63,10 @@ def be_alone(plan, ids, slot, layers):
     """
     control = slot.inner.fileno()
     try:
-        control = take_descriptors([control])[0]
+        opened = () if layers is None or layers.upper is None else (layers.upper, layers.work)
+        control, *opened = take_descriptors([control, *opened])
+        if opened:
+            layers.upper, layers.work = opened
         made = Whole(plan, plan.box.mounts, layers)
         settle(plan, ids, control)
         kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
@@ -101,8 +106,6 @@ def named_steps(slot):
 def stop(control, err):
     """Send ERR through CONTROL, and end."""
     if not isinstance(err, (Failure, OSError, MemoryError)):
-        import sys
-
         sys.excepthook(type(err), err, err.__traceback__)
     try:
         os.write(control, STOPPED + os.fsencode(str(err) or type(err).__name__)[:4000])
@@ -113,6 +116,8 @@ def stop(control, err):
 
 def take_descriptors(kept):
     """Keep the descriptors KEPT, and nothing else of the parent's; return their new numbers."""
+    sys.path.clear()  # from here on nothing may be imported: the root will be another
+    hako.__path__ = []
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     kernel.close_all_but([*kept, null])
     kept = list(map(high, kept))
@@ -126,6 +131,7 @@ def settle(plan, ids, control):
     """Enter the user namespace of IDS, of which who sends a byte to CONTROL knows; die with the parent."""
     default_signals()
     if ids.writer == "inside":
+        show_self()
         build.write_id_maps("self", ids)
     elif os.read(control, 16) != b"m":
         os._exit(FAILED)
@@ -140,6 +146,14 @@ def settle(plan, ids, control):
     if poll.poll(0):
         os._exit(FAILED)  # it is dead already
     gc.disable()
+
+
+def show_self():
+    """Make this process dumpable: the id maps of one that is not are root's, and behind another command it is not."""
+    if not kernel.prctl("GET_DUMPABLE"):
+        if program.watched:
+            raise Failure("no user namespace behind hako-enter, which others could look into")
+        kernel.prctl("SET_DUMPABLE", 1)
 
 
 def default_signals():

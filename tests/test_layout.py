@@ -45,15 +45,19 @@ PLAN = {
     "steps": BASE | {"foreign", "kernel"},
     "plan": BASE | {"kernel", "landlock", "limits", "rlimits", "sandbox", "start"},
     "cell": BASE | {"identity", "kernel", "steps"},
-    "zygote": BASE | {"build", "cell", "guard", "identity", "kernel", "plan", "sandbox", "steps", "supervise"},
+    "zygote": BASE
+    | {"build", "cell", "guard", "identity", "kernel", "plan", "program", "sandbox"}
+    | {"steps", "supervise"},
     "janitor": BASE | {"group", "kernel"},
     "job": BASE | {"build", "cell", "changes", "kernel", "meter", "overlay", "report", "supervise", "verdict"},
     "engine": BASE
     | {"build", "cell", "group", "guard", "identity", "janitor", "kernel", "loop", "plan", "steps", "zygote"},
     "task": BASE
     | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
-    | {"sandbox", "sinks"},
-    "server": BASE | {"core", "engine", "kernel", "progress", "request", "supervise", "task"},
+    | {"sandbox", "sinks", "supervise"},
+    "server": BASE
+    | {"bpf", "changes", "core", "engine", "janitor", "kafel", "kernel", "landlock", "output", "overlay"}
+    | {"progress", "request", "rlimits", "rules", "supervise", "task", "tcp"},
     "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise", "verdict"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
