@@ -124,7 +124,7 @@ class Slot:
         import marshal
 
         for step, found in marshal.loads(names).items():
-            self.names[self.record + step] = found
+            self.names[self.record + step if step >= 0 else -step] = found
 
     def wait_status(self):
         """The wait status of PROG."""
@@ -194,7 +194,7 @@ def init_program(slot):
         made.call("prctl", PR_SET_NAME, b"hako-init")
         made.call("close_range", 2**32 - 2, 2**32 - 2, zero=waiting.first)  # go to
 
-    return steps.program(put, slot.fails, slot.record)
+    return steps.program(put, slot.fails, slot.record, slot.names)
 
 
 def put_wait(made, slot):
