@@ -77,15 +77,16 @@ class Slot:
     entry     address of the steps of the init once it has its order
     setup     steps.Arena of the set-up
     orders    that of an order
+    prog      address of the pid that PROG has got, if it has been made
     """
 
     __slots__ = (
-        *("ends", "entry", "fails", "inner", "message", "names", "orders", "record", "region", "setup"),
-        *("socket", "status", "usage"),
+        *("ends", "entry", "fails", "inner", "message", "names", "orders", "prog", "record", "region"),
+        *("setup", "socket", "status", "usage"),
     )
 
     def __init__(self, region, start):
-        self.region, self.names = region, {}
+        self.region, self.names, self.prog = region, {}, None
         self.inner, self.socket = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         arena = steps.Arena(region, start, start + SETUP)
         self.record, self.status, self.usage = arena.space(RECORD.size), arena.space(8), arena.space(USAGE.size)
@@ -129,6 +130,10 @@ class Slot:
     def wait_status(self):
         """The wait status of PROG."""
         return self.unpack(STATUS, self.status)[0]
+
+    def has_made_prog(self):
+        """Whether PROG has become its program, or has failed."""
+        return self.prog is not None and self.unpack(STATUS, self.prog)[0] != 0
 
     def used(self):
         """What all in there but the init have used: user seconds, system seconds, peak resident bytes."""
@@ -321,7 +326,8 @@ def put_init(slot, plan, prog):
     init.call("close_range", 0, 2**32 - 1)
     init.ready(kernel.prctl_call("SET_PDEATHSIG", kernel.SIGKILL))
     wait = init.call("wait4", -1, slot.status, 0, None, until=1)
-    init.redirect(made, into=steps.until(wait))
+    slot.prog = steps.until(wait)
+    init.redirect(made, into=slot.prog)
     init.call("getrusage", -1, slot.usage)
     init.call("exit_group", 0)
 
