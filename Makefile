@@ -16,6 +16,10 @@ PAGES = $(notdir $(wildcard man/*))
 VENV = $(abspath $(BUILD))/venv
 SITE = $(VENV)/lib/hako-site
 LIBRARY = $(PREFIX)/lib/hako
+# Where the shells look for completions: bash by the name of each command.
+BASH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+ZSH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+FISH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 ifeq ($(PYTHON),)
 $(error no Python 3.11 or newer that an ordinary user may execute: apt-get install python3, or make PYTHON=/path)
 endif
@@ -44,6 +48,9 @@ patterns: $(VENV)/made
 	mv hako/patterns.new hako/patterns.py
 	PYTHONPATH=. $(VENV)/bin/python3 tools/make_profiles.py hako/profiles/compiled
 
+completions: all
+	PYTHONPATH=$(CURDIR) $(VENV)/bin/python3 tools/make_completions.py $(BUILD)/completions
+
 demo: all
 	@tools/demo $(VENV)/bin $(BUILD)/sandbox
 
@@ -71,7 +78,7 @@ fuzz: all
 	PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/policy.py \
 		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/policy
 
-install: all
+install: all completions
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
 	install -m 644 hako/*.py $(DESTDIR)$(LIBRARY)/hako
 	install -m 644 hako/commands/*.py $(DESTDIR)$(LIBRARY)/hako/commands
@@ -87,13 +94,21 @@ install: all
 		sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(LIBRARY)"]|' bin/$$name \
 			> $(DESTDIR)$(PREFIX)/bin/$$name && chmod 755 $(DESTDIR)$(PREFIX)/bin/$$name || exit 1; done
 	for page in $(PAGES); do install -m 644 man/$$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; done
+	install -d $(BASH_COMPLETIONS) $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS)
+	install -m 644 $(BUILD)/completions/hako.bash $(BASH_COMPLETIONS)/hako
+	install -m 644 $(BUILD)/completions/_hako $(ZSH_COMPLETIONS)
+	install -m 644 $(BUILD)/completions/hako.fish $(FISH_COMPLETIONS)
+	for name in $(COMMANDS); do ln -sf hako $(BASH_COMPLETIONS)/$$name && \
+		ln -sf hako.fish $(FISH_COMPLETIONS)/$$name.fish || exit 1; done
 
 uninstall:
 	rm -rf $(DESTDIR)$(LIBRARY)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS))
 	for page in $(PAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
+	rm -f $(addprefix $(BASH_COMPLETIONS)/,hako $(COMMANDS)) $(ZSH_COMPLETIONS)/_hako
+	rm -f $(FISH_COMPLETIONS)/hako.fish $(addprefix $(FISH_COMPLETIONS)/,$(addsuffix .fish,$(COMMANDS)))
 
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns demo check check-vm bench fuzz install uninstall clean
+.PHONY: all patterns completions demo check check-vm bench fuzz install uninstall clean

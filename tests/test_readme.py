@@ -69,8 +69,26 @@ def test_install_and_uninstall(who, place):
     installed = {path.name for path in (prefix / "lib/hako/hako/policies").iterdir()}
     assert installed == {path.name for path in (TOP / "hako/policies").iterdir()}
     assert list((prefix / "lib/hako").rglob("*.pyc"))
+    completed = [
+        [
+            "fish",
+            "-N",
+            "-c",
+            f"set fish_complete_path {prefix}/share/fish/vendor_completions.d; complete -C 'hako-run --mou'",
+        ],
+        ["bash", "-c", f". {prefix}/share/bash-completion/completions/hako-run; complete -p hako-run"],
+        [
+            "zsh",
+            "-fc",
+            f"fpath=({prefix}/share/zsh/site-functions $fpath); autoload -U compinit; compinit -uD; echo $_comps",
+        ],
+    ]
+    fish, bash, zsh = (ordinary.run(*argv, env={**ordinary.env, "HOME": str(place)}).stdout for argv in completed)
+    assert fish.startswith("--mount\t")
+    assert bash == "complete -F _hako hako-run\n"
+    assert zsh.split().count("_hako") == len(list((TOP / "bin").iterdir()))
     subprocess.run([*make, "uninstall"], check=True, stdin=subprocess.DEVNULL)
-    assert [path for path in prefix.rglob("*") if not path.is_dir()] == []
+    assert [path for path in prefix.rglob("*") if path.is_symlink() or not path.is_dir()] == []
 
 
 @pytest.mark.root
