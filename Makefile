@@ -2,6 +2,7 @@
 # make demo     a program in a sandbox, to see it run
 # make check    all tests
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
+# make html     build/html, the pages for the web
 # make bench    how fast, beside what else there is
 # make fuzz     the parsers of rules and policies, FUZZ_SECONDS each
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
@@ -50,6 +51,9 @@ patterns: $(VENV)/made
 
 completions: all
 	PYTHONPATH=$(CURDIR) $(VENV)/bin/python3 tools/make_completions.py $(BUILD)/completions
+
+html:
+	$(PYTHON) -I tools/make_html.py $(BUILD)/html
 
 demo: all
 	@tools/demo $(VENV)/bin $(BUILD)/sandbox
@@ -111,4 +115,4 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns completions demo check check-vm bench fuzz install uninstall clean
+.PHONY: all patterns completions html demo check check-vm bench fuzz install uninstall clean

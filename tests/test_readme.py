@@ -7,14 +7,17 @@ import subprocess
 
 import pytest
 
-from conftest import BIN, Who
+from conftest import BIN, BUSYBOX, Who, wait_until
 
 TOP = pathlib.Path(__file__).parent.parent
 
 
+README = (TOP / "README.md").read_text()
+
+
 def blocks(kind):
     """The blocks of the README that are marked KIND."""
-    return re.findall(rf"```{kind}\n(.*?)```", (TOP / "README.md").read_text(), re.S)
+    return re.findall(rf"```{kind}\n(.*?)```", README, re.S)
 
 
 def test_the_transcripts_are_true(who, place):
@@ -33,9 +36,27 @@ def test_the_transcripts_are_true(who, place):
     assert done.stdout.splitlines() == expected
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("line", re.findall(r"^    ((?:hako|rlimit|seccomp|landlock)-.*)", README, re.M))
+def test_the_first_lines_run(who, place, delegated, line):
+    """With what the placeholders stand for in the places of those."""
+    del delegated
+    (place / "rules").write_text("POLICY all { ALLOW { write } } USE all DEFAULT ALLOW\n")
+    values = {"src": place, "dst": "/data", "dir": who.box, "cmd": "true", "rules": place / "rules"}
+    sandbox = who.start(*who.sandbox("/bin/busybox", "cat", options=[f"--pid-file={place}/pid"]), stdin=subprocess.PIPE)
+    try:
+        wait_until((place / "pid").exists)
+        values["PID"] = (place / "pid").read_text().strip()
+        line = re.sub(rf"\b({'|'.join(values)})\b", lambda word: str(values[word[0]]), line)
+        line = line.replace("hako-run ", f"hako-run --mount={BUSYBOX}:/bin/busybox:ro ")
+        done = who.run("sh", "-c", line)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    finally:
+        sandbox.communicate()
+
+
 def test_the_commands_named_are_there():
-    text = (TOP / "README.md").read_text()
-    targets = re.findall(r"`?make ([a-z]+)", text)
+    targets = re.findall(r"`?make ([a-z]+)", README)
     made = re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(), re.M)
     assert set(targets) <= set(made)
 
