@@ -21,6 +21,7 @@ COMMANDS = {  # what a chain may name
     "seccomp-exec": "seccomp_exec",
     "landlock-exec": "landlock_exec",
     "hako-policy": "policy",
+    "hako-ps": "ps",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOTDIR, EACCES = 2, 20, 13
@@ -85,6 +86,8 @@ def prepare(argv):
         except Failure as err:
             err.name = name
             raise
+        if "PROG" not in args:
+            return entries, [name]  # it becomes nothing, and is what the chain ends in
         moved = moved or getattr(module, "MOVES", False)
         argv = [args["PROG"], *args["ARG"]] if args["PROG"] is not None else list(module.DEFAULT)
     return entries, argv
@@ -115,7 +118,8 @@ def read(name, module, argv):
     args = {item.name: item.value for item in pattern.flat() + collected}
     for option, values in more.items():
         args[option] = args[option] + values
-    args["ARG"] = args["ARG"] + rest
+    if "ARG" in args:
+        args["ARG"] = args["ARG"] + rest
     return args
 
 

@@ -69,11 +69,12 @@ class Run:
             os.close(fd)
 
 
-def enter(limits, records, output, waiting, say):
+def enter(limits, records, output, waiting, say, enlist):
     """Return in the process that will be PROG, under LIMITS; the others never return.
 
     RECORDS, a records.Records or None, is what is written down; OUTPUT the
-    module of that name if there is a limit of it; SAY takes a line for stderr.
+    module of that name if there is a limit of it; SAY takes a line for stderr;
+    ENLIST is a registry.lister().
     """
     try:
         run = Run(limits, records, output, say)
@@ -92,7 +93,7 @@ def enter(limits, records, output, waiting, say):
         raise
     if child:
         supervise.forget(waiting)
-        Limiter(run, child, pidfd, signals).serve()
+        Limiter(run, child, pidfd, signals).serve(enlist)
     keeper_pid = start(run)
     run.channels.of_child(waiting)
     become_limited(run)
@@ -163,8 +164,9 @@ class Limiter(supervise.Supervisor):
         run.counters.keeper = pid
         self.sampler = None if run.records is None else run.records.sampler(run.counters, run.limits, run.began)
 
-    def serve(self):
+    def serve(self, enlist):
         """Wait for PROG; write the report; exit with the status that tells how it ended. Never return."""
+        entry = enlist(self.pid, self.run.own, self.run.limits)
         also = {**self.run.counters.files}
         self.run.disks.watch(also)
         if self.run.out is not None:
@@ -177,6 +179,7 @@ class Limiter(supervise.Supervisor):
         except Failure as err:
             self.kill()
             status, failure = err.status, str(err)
+        entry.remove()
         if self.sampler is not None:
             self.sampler.close()
         try:

@@ -40,6 +40,8 @@ PLAN = {
     "sinks": BASE | {"output"},
     "keep": BASE | {"group", "kernel", "supervise"},
     "records": BASE | {"newfile", "report", "usage"},
+    "registry": BASE,
+    "sandboxes": BASE | {"group", "kernel", "meter", "registry"},
     "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
@@ -63,6 +65,7 @@ PLAN = {
         "overlay",
         "pasta",
         "program",
+        "registry",
         "subids",
         "supervise",
     },
@@ -89,14 +92,15 @@ PLAN = {
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE
     | {"build", "changes", "core", "launch", "newfile", "outside", "overlay", "pasta", "program", "records"}
-    | {"sandbox", "subids", "terminal"},
+    | {"registry", "sandbox", "subids", "terminal"},
     "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "terminal", "values"},
     "commands/rlimit_exec": {"rlimits"},
-    "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "values"},
+    "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "registry", "values"},
+    "commands/ps": BASE | {"core", "json", "sandboxes"},
     "commands/policy": BASE
     | {"build", "cgroup", "changes", "core", "fresh", "identity", "kernel", "landlock", "launch", "limit", "limits"}
-    | {"newfile", "outside", "output", "pasta", "policy", "policy_options", "program", "records", "rlimits"}
-    | {"sandbox", "start", "terminal"},
+    | {"newfile", "outside", "output", "pasta", "policy", "policy_options", "program", "records", "registry"}
+    | {"rlimits", "sandbox", "start", "terminal"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 # The quotes keep setuptools from taking line 1 for one that pip is to rewrite, without -I: see tools/hako-python.
@@ -148,6 +152,7 @@ def test_what_is_imported_at_the_start(command):
         "hako-limit": ["--memory=64M", "true"],
         "landlock-exec": ["--rwx=/", "true"],
         "hako-policy": ["judge", "true"],
+        "hako-ps": [],
     }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at

@@ -32,7 +32,7 @@ OF_THE_SYSTEM = {  # pages that come with Linux, to which ours may point
     *("bwrap(1)", "env(1)", "ldd(1)", "newgidmap(1)", "newuidmap(1)", "nice(1)", "nohup(1)", "pasta(1)"),
     *("tty(1)", "core(5)", "passwd(5)", "subuid(5)"),
     *("clone3(2)", "execve(2)", "mount(2)", "mount_setattr(2)", "pidfd_open(2)", "pivot_root(2)", "setns(2)"),
-    *("seccomp(2)", "seccomp_unotify(2)", "setrlimit(2)", "syscalls(2)"),
+    *("flock(2)", "seccomp(2)", "seccomp_unotify(2)", "setrlimit(2)", "syscalls(2)"),
     *("capabilities(7)", "cgroups(7)", "ip(7)", "landlock(7)", "mount_namespaces(7)", "namespaces(7)"),
     *("pid_namespaces(7)", "user_namespaces(7)"),
 }
