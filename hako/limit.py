@@ -278,6 +278,8 @@ class Limiter(supervise.Supervisor):
     def found(self, cause, reason):
         """Keep CAUSE, a limit that struck, and the REASON to give."""
         self.cause, self.reason = cause, reason
+        if self.sampler is not None:
+            self.sampler.strike(cause)
         return True
 
     def found_output(self):
