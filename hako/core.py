@@ -22,6 +22,7 @@ COMMANDS = {  # what a chain may name
     "landlock-exec": "landlock_exec",
     "hako-policy": "policy",
     "hako-ps": "ps",
+    "hako-top": "top",
     "hako-plot": "plot",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

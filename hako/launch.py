@@ -133,6 +133,12 @@ class Launch:
         received = kernel.receive_descriptor(self.sockets[0])
         return None if received is None else received[0]
 
+    def tell(self, init, pid, enlist):
+        """Tell by which PID the sandbox of INIT can be entered: PROG runs. ENLIST is a registry.lister()."""
+        if self.pid_file:
+            self.pid_file.show_pid(pid)
+        self.entry = enlist(init, pid)
+
     def put_away(self, ran):
         """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN."""
         self.entry.remove()
@@ -258,10 +264,9 @@ def wait_outside(launch, supervisor, enlist):
     try:
         also = {}
         launch.meet(supervisor.pid, also)
-        launch.entry = enlist(supervisor.pid)
         if launch.disks:
             launch.disks.watch(also)
-        status = supervisor.wait(launch.pid_file.show_pid if launch.pid_file else None, also)
+        status = supervisor.wait(lambda pid: launch.tell(supervisor.pid, pid, enlist), also)
     except Failure as err:
         supervisor.end()
         launch.finish(supervisor, err, err.status)

@@ -166,7 +166,7 @@ class Limiter(supervise.Supervisor):
 
     def serve(self, enlist):
         """Wait for PROG; write the report; exit with the status that tells how it ended. Never return."""
-        entry = enlist(self.pid, self.run.own, self.run.limits)
+        entries = []
         also = {**self.run.counters.files}
         self.run.disks.watch(also)
         if self.run.out is not None:
@@ -175,11 +175,14 @@ class Limiter(supervise.Supervisor):
             inbox.watch(also)
         failure = None
         try:
-            status = self.wait(also=also, clock=self.clock)
+            status = self.wait(
+                lambda _: entries.append(enlist(self.pid, None, self.run.own, self.run.limits)), also, self.clock
+            )
         except Failure as err:
             self.kill()
             status, failure = err.status, str(err)
-        entry.remove()
+        for entry in entries:
+            entry.remove()
         if self.sampler is not None:
             self.sampler.close()
         try:

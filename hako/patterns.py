@@ -37,5 +37,9 @@ def ps(docopt):
     return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option(None, '--json', 0, False)))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
 
 
+def top(docopt):
+    return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option(None, '--interval', 1, '1'), docopt.Option(None, '--json', 0, False)))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
+
+
 def plot(docopt):
     return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option('-o', '--output', 1, 'usage.svg'), docopt.Option(None, '--title', 1, None))), docopt.Argument('FILE', None)), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))

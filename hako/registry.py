@@ -111,17 +111,19 @@ class Nowhere:
 
 
 def lister(command, moved, say):
-    """What a supervisor of COMMAND calls when its child runs, with the child's pid; it returns an Entry.
+    """What a supervisor of COMMAND calls once PROG runs; it returns an Entry.
 
-    MOVED: an earlier link is in a sandbox, and is listed in the place of this
-    one. Where it cannot be listed, it is not, and SAY gets a line.
+    It is called with the pid of its child and, of what it has, the pid by which
+    the sandbox can be entered, the group.Group and the limits.Limits. MOVED: an
+    earlier link is in a sandbox, and is listed in the place of this one. Where
+    it cannot be listed, it is not, and SAY gets a line.
     """
 
-    def enlist(child, own=None, limits=None):
+    def enlist(child, inside=None, own=None, limits=None):
         if moved:
             return Nowhere
         try:
-            return Entry(text(command, child, own, limits))
+            return Entry(text(command, child, inside, own, limits))
         except Failure as err:
             say(f"not listed by hako-ps: {err}")
             return Nowhere
@@ -129,13 +131,11 @@ def lister(command, moved, say):
     return enlist
 
 
-def text(command, child, own, limits):
-    """What there is to say of this process, the supervisor of CHILD by COMMAND, as lines of bytes.
-
-    OWN is the group.Group, LIMITS the limits.Limits, or None.
-    """
-    role = "child" if limits is None else "keeper"  # the second is in no sandbox
-    lines = [f"supervisor {os.getpid()} {start_time('self')}", f"{role} {child}", f"command {command}"]
+def text(command, child, inside, own, limits):
+    """What there is to say of this process, the supervisor of CHILD by COMMAND: lines of bytes. The rest as above."""
+    lines = [f"supervisor {os.getpid()} {start_time('self')}", f"child {child}", f"command {command}"]
+    if inside is not None:
+        lines.append(f"inside {inside}")
     if own is not None:
         lines += [f"cgroup {hierarchy or '-'} {path}" for hierarchy, path in own.paths.items()]
         lines += [f"home {controller} {hierarchy or '-'}" for controller, hierarchy in own.homes.items()]

@@ -21,8 +21,8 @@ class Supervisor:
     """A process that supervises: what its file says.
 
     pid, start   its pid and its start time in ticks, numbers
-    child        pid in the sandbox, None if it has none there
-    keeper       pid of its child that is in no sandbox, or None
+    child        pid of its child: an init, or a keeper
+    inside       pid by which to enter the sandbox, or None
     command      which of hako's it is
     cgroups      {hierarchy: directory}
     homes        {controller: hierarchy}
@@ -30,17 +30,17 @@ class Supervisor:
     parent       pid of its parent
     """
 
-    __slots__ = ("cgroups", "child", "command", "homes", "keeper", "limits", "parent", "pid", "start")
+    __slots__ = ("cgroups", "child", "command", "homes", "inside", "limits", "parent", "pid", "start")
 
     def __init__(self, lines):
-        self.child = self.keeper = None
+        self.inside = None
         self.cgroups, self.homes, self.limits = {}, {}, {}
         for line in lines:
             key, _, value = line.partition(" ")
             name, _, rest = value.partition(" ")
             if key == "supervisor":
                 self.pid, self.start = int(name), int(rest)
-            elif key in ("child", "keeper"):
+            elif key in ("child", "inside"):
                 setattr(self, key, int(value))
             elif key == "command":
                 self.command = value
@@ -51,7 +51,7 @@ class Supervisor:
             elif key == "limit":
                 self.limits[name] = float(rest) if "." in rest else int(rest)
         state, self.parent, *_ = fields = registry.stat(self.pid)
-        if int(fields[19]) != self.start or state in "ZX":
+        if int(fields[19]) != self.start or state in "ZX" or not (self.child and self.command):
             raise ValueError("another process")
 
 
@@ -71,7 +71,7 @@ class Sandbox:
     @property
     def pid(self):
         """The pid by which to enter it; None if there is nothing to enter."""
-        return self.supervisors[-1].child
+        return self.supervisors[-1].inside
 
     @property
     def age(self):
@@ -126,7 +126,7 @@ class Sandbox:
         viewed = None if own is None else group.view(own.cgroups, own.homes)
         try:
             counters = meter.Meter(viewed, watching=False)
-            counters.keeper = self.supervisors[-1].child or self.supervisors[-1].keeper
+            counters.keeper = self.supervisors[-1].child
             found = counters.now()
             if found["memory"] is None:
                 found["memory"] = sum(map(resident, counters.pids()))
@@ -198,11 +198,11 @@ def is_locked(fd):
 
 
 def joined(supervisors):
-    """The Sandboxes of SUPERVISORS, {pid: Supervisor}: of one chain if one's parent is the keeper of the other."""
-    keepers = {one.keeper: one for one in supervisors.values() if one.keeper is not None}
+    """The Sandboxes of SUPERVISORS, {pid: Supervisor}: of one chain if one's parent is the child of the other."""
+    parents = {one.child: one for one in supervisors.values()}
     inner = {}
     for one in supervisors.values():
-        outer = keepers.get(int(one.parent))
+        outer = parents.get(int(one.parent))
         # An orphan becomes the keeper's child too; who never executed anything has its command line.
         if outer is not None and cmdline(outer.pid) == cmdline(one.pid):
             inner[outer.pid] = one

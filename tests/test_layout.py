@@ -43,6 +43,7 @@ PLAN = {
     "extra": BASE,
     "record": BASE | {"json"},
     "plot": set(),
+    "board": BASE | {"sandboxes"},
     "registry": BASE,
     "sandboxes": BASE | {"group", "kernel", "meter", "registry"},
     "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise"},
@@ -100,6 +101,7 @@ PLAN = {
     "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "registry", "values"},
     "commands/plot": BASE | {"core", "extra", "newfile", "plot", "record"},
+    "commands/top": BASE | {"board", "core", "extra", "json", "kernel", "sandboxes", "values"},
     "commands/ps": BASE | {"core", "json", "sandboxes"},
     "commands/policy": BASE
     | {"build", "cgroup", "changes", "core", "fresh", "identity", "kernel", "landlock", "launch", "limit", "limits"}
@@ -114,7 +116,7 @@ import os, sys; place = os.path.dirname(os.path.realpath(__file__)); exec(open(f
 from hako import core
 core.main(sys.argv)
 """
-EXTRAS = ("hako-plot",)  # which take their time
+EXTRAS = ("hako-plot", "hako-top")  # which take their time
 MODULES = sorted(path.relative_to(TOP / "hako").with_suffix("").as_posix() for path in (TOP / "hako").rglob("*.py"))
 
 

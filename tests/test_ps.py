@@ -48,10 +48,12 @@ def mark(who, place):
 
 @contextlib.contextmanager
 def running(who, *argv):
-    """ARGV, as soon as it prints a line, to its end: its stdin's."""
+    """ARGV, as soon as it prints a line and, if it is hako's, is listed, to its end: its stdin's."""
     process = who.start(*argv, stdin=subprocess.PIPE)
+    file = directory(who) / str(process.pid)
     try:
         assert process.stdout.readline()
+        wait_until(lambda: not str(argv[0]).startswith("hako-") or (file.exists() and file.stat().st_size))
         yield process
     finally:
         process.kill()
@@ -79,8 +81,17 @@ def test_a_sandbox_is_listed_as_long_as_it_runs(who, mark):
         assert str(process.pid) not in os.listdir(directory(who))
 
 
+def test_the_pid_is_that_of_the_pid_file(who, mark, place):
+    """Also where PROG is PID 1, below an init that is not."""
+    options = ["--as-pid-1", f"--pid-file={place}/pid"]
+    with running(who, *who.sandbox(*prog(mark), options=options)):
+        (one,) = listed(who, mark)
+        assert (place / "pid").read_text() == f"{one['pid']}\n"
+
+
 def test_limits_and_the_sandbox_behind_them_are_one(who, mark):
     with running(who, "hako-limit", "--time=50", "--output=1M", *who.sandbox(*prog(mark))) as process:
+        wait_until(lambda: listed(who, mark)[0]["pid"])  # its own supervisor has listed it
         (one,) = listed(who, mark)
         assert one["supervisor"] == process.pid
         assert one["limits"] == {"time": 50.0, "output": 2**20}
@@ -103,6 +114,7 @@ def test_what_another_started_in_the_limits_is_another(who, mark):
     """hako-run as a program, the keeper's child after its parent has gone: not the same chain."""
     inner = f"{BIN}/hako-run --mount={BUSYBOX}:/bin/busybox:ro {who.box} busybox sh -c 'echo; exec busybox cat' {mark}"
     with running(who, "hako-limit", "--time=50", "sh", "-c", f"exec 3<&0; ({inner} <&3 &); cat", mark):
+        wait_until(lambda: len(listed(who, mark)) == 2)
         found = listed(who, mark)
         assert sorted(one["command"][0] for one in found) == ["hako-limit", "hako-run"]
 
@@ -110,6 +122,7 @@ def test_what_another_started_in_the_limits_is_another(who, mark):
 @pytest.mark.parametrize("limit", [[], ["--limit-walltime=50"]])
 def test_a_policy(who, mark, limit):
     with running(who, "hako-policy", *limit, "default", "sh", "-c", "echo; cat", mark) as process:
+        wait_until(lambda: listed(who, mark)[0]["pid"])
         (one,) = listed(who, mark)
         assert one["supervisor"] == process.pid
         assert one["limits"] == ({"time": 50.0} if limit else {})
@@ -156,6 +169,7 @@ TRUE = "supervisor {pid} {start}\nchild 1\ncommand x\n"
         (TRUE.replace("{start}", "1"), False),  # another process, earlier or elsewhere
         (TRUE.replace("{pid}", "99999999"), False),
         (TRUE.replace("child 1", "child x"), False),
+        (TRUE.replace("child 1\n", ""), False),
         (TRUE.replace("supervisor", "superviser"), False),
         ("\n" * 70000 + TRUE, False),
         ("", False),
@@ -172,7 +186,7 @@ def test_a_file_that_does_not_fit_is_not_believed(who, text, believed):
             assert (os.getpid() in [json.loads(line)["supervisor"] for line in found]) == believed
             assert file.exists()
     finally:
-        file.unlink()
+        file.unlink(missing_ok=True)
 
 
 def test_other_things_in_the_directory_do_no_harm(who, mark):
@@ -210,7 +224,8 @@ def test_a_directory_that_is_not_the_users_alone_is_not_used(place, what):
     for path in (made, victim, *([made / "hako"] if what == "open" else [])):
         os.chown(path, who.uid, who.uid)
     who.env["XDG_RUNTIME_DIR"] = str(made)
-    with running(who, "hako-limit", "--time=50", "sh", "-c", "echo; cat", place.name) as process:
+    with running(who, "env", "hako-limit", "--time=50", "sh", "-c", "echo; cat", place.name) as process:
+        wait_until(lambda: listed(who, place.name))
         assert [one["supervisor"] for one in listed(who, place.name)] == [process.pid]
         assert list(victim.iterdir()) == []
         assert what == "link" or list((made / "hako").iterdir()) == []
@@ -251,6 +266,7 @@ def test_nobody_in_there_holds_anything_of_it(who, mark):
         return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
 
     with running(who, "hako-limit", "--time=50", *who.sandbox(*prog(mark))) as process:
+        wait_until(lambda: listed(who, mark)[0]["pid"])
         (one,) = listed(who, mark)
         assert f"{directory(who)}/{process.pid}" in held(process.pid)
         children = pathlib.Path(f"/proc/{one['pid']}/task/{one['pid']}/children").read_text()

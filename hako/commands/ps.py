@@ -14,7 +14,7 @@ and wait for: the pid that hako-enter takes, - where there is nothing to enter;
 the pid of the supervisor, with which all ends; the time since the start, in
 hours, minutes and seconds; and the command line. hako-limit and the hako-run
 behind it are one. Exit status: 125 if the list cannot be printed, else 0.
-See hako-enter(1), hako-limit(1).
+See hako-top(1), hako-enter(1).
 """
 
 import os
