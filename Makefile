@@ -3,6 +3,8 @@
 # make check    all tests
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make html     build/html, the pages for the web
+# make deb      the Debian package, in build/deb
+# make check-packages  what pip and dpkg make of it, installed in clean places; needs a network
 # make bench    how fast, beside what else there is
 # make fuzz     the parsers of rules and policies, FUZZ_SECONDS each
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
@@ -17,7 +19,8 @@ PAGES = $(notdir $(wildcard man/*))
 VENV = $(abspath $(BUILD))/venv
 SITE = $(VENV)/lib/hako-site
 LIBRARY = $(PREFIX)/lib/hako
-# Where the shells look for completions: bash by the name of each command.
+# Where the shells look for completions, bash by the name of each command, and who makes them.
+GENERATOR = $(VENV)/bin/python3
 BASH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 ZSH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 FISH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
@@ -49,8 +52,8 @@ patterns: $(VENV)/made
 	mv hako/patterns.new hako/patterns.py
 	PYTHONPATH=. $(VENV)/bin/python3 tools/make_profiles.py hako/profiles/compiled
 
-completions: all
-	PYTHONPATH=$(CURDIR) $(VENV)/bin/python3 tools/make_completions.py $(BUILD)/completions
+completions: $(if $(filter $(VENV)/%,$(GENERATOR)),$(VENV)/made)
+	PYTHONPATH=$(CURDIR) $(GENERATOR) tools/make_completions.py $(BUILD)/completions
 
 html:
 	$(PYTHON) -I tools/make_html.py $(BUILD)/html
@@ -67,6 +70,13 @@ check: all
 check-vm: all
 	tests/vm/run $(VENV)/bin
 
+# The Debian package, in build/deb.
+deb:
+	tools/build-deb $(BUILD)/deb
+
+check-packages: all
+	HAKO_PACKAGES=1 $(VENV)/bin/python3 -m pytest -q -p no:cacheprovider tests/packages tests/test_packages.py tests/test_debian.py
+
 bench: all
 	$(VENV)/bin/python3 bench/start.py $(VENV)/bin
 	$(VENV)/bin/python3 bench/filters.py $(VENV)/bin
@@ -82,7 +92,12 @@ fuzz: all
 	PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/policy.py \
 		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/policy
 
-install: all completions
+install: all install-files
+	install -m 644 $(SITE)/docopt.py $(SITE)/prctl.py $(SITE)/_prctl*.so $(DESTDIR)$(LIBRARY)
+	$(PYTHON) -I -m compileall -q -s '$(DESTDIR)' $(DESTDIR)$(LIBRARY)
+
+# All that is hako's own: who makes a package says where LIBRARY is, and has docopt and prctl there.
+install-files: completions
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
 	install -m 644 hako/*.py $(DESTDIR)$(LIBRARY)/hako
 	install -m 644 hako/commands/*.py $(DESTDIR)$(LIBRARY)/hako/commands
@@ -90,10 +105,8 @@ install: all completions
 	install -m 644 hako/profiles/*.kafel $(DESTDIR)$(LIBRARY)/hako/profiles
 	install -m 644 hako/profiles/groups/* $(DESTDIR)$(LIBRARY)/hako/profiles/groups
 	install -m 644 hako/profiles/compiled/* $(DESTDIR)$(LIBRARY)/hako/profiles/compiled
-	install -m 644 $(SITE)/docopt.py $(SITE)/prctl.py $(SITE)/_prctl*.so $(DESTDIR)$(LIBRARY)
 	install -d $(DESTDIR)$(LIBRARY)/hako/policies
 	install -m 644 hako/policies/*.toml $(DESTDIR)$(LIBRARY)/hako/policies
-	$(PYTHON) -I -m compileall -q -s '$(DESTDIR)' $(DESTDIR)$(LIBRARY)
 	for name in $(COMMANDS); do \
 		sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(LIBRARY)"]|' bin/$$name \
 			> $(DESTDIR)$(PREFIX)/bin/$$name && chmod 755 $(DESTDIR)$(PREFIX)/bin/$$name || exit 1; done
@@ -115,4 +128,4 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns completions html demo check check-vm bench fuzz install uninstall clean
+.PHONY: all patterns completions html demo check check-vm check-packages deb bench fuzz install install-files uninstall clean
