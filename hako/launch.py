@@ -197,7 +197,7 @@ class Launch:
             told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
 
 
-def enter(box, prog, files, records, waiting, enlist, repeats=False, terminal=lambda: None):
+def enter(box, prog, files, records, waiting, enlist=registry.unlisted, repeats=False, terminal=lambda: None):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
 
     FILES are the path of --pid-file or None, and what opens the changes.Listing

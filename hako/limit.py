@@ -11,7 +11,7 @@ import resource
 import select
 import time
 
-from hako import cgroup, group, keep, kernel, meter, supervise
+from hako import cgroup, group, keep, kernel, meter, registry, supervise
 from hako.failure import Failure, call
 
 LIMITED = 124  # as timeout(1)
@@ -69,7 +69,7 @@ class Run:
             os.close(fd)
 
 
-def enter(limits, records, output, waiting, say, enlist):
+def enter(limits, records, output, waiting, say, enlist=registry.unlisted):
     """Return in the process that will be PROG, under LIMITS; the others never return.
 
     RECORDS, a records.Records or None, is what is written down; OUTPUT the

@@ -110,6 +110,11 @@ class Nowhere:
         """There is nothing to be removed."""
 
 
+def unlisted(*_):
+    """In the place of what lister() returns: nothing is listed."""
+    return Nowhere
+
+
 def lister(command, moved, say):
     """What a supervisor of COMMAND calls once PROG runs; it returns an Entry.
 
@@ -119,9 +124,10 @@ def lister(command, moved, say):
     it cannot be listed, it is not, and SAY gets a line.
     """
 
+    if moved:
+        return unlisted
+
     def enlist(child, inside=None, own=None, limits=None):
-        if moved:
-            return Nowhere
         try:
             return Entry(text(command, child, inside, own, limits))
         except Failure as err:

@@ -46,7 +46,7 @@ PLAN = {
     "board": BASE | {"sandboxes"},
     "registry": BASE,
     "sandboxes": BASE | {"group", "kernel", "meter", "registry"},
-    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "supervise"},
+    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "registry", "supervise"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
     "supervise": BASE | {"kernel"},
