@@ -24,6 +24,7 @@ GENERATOR = $(VENV)/bin/python3
 BASH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 ZSH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 FISH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+APPARMOR = /etc/apparmor.d
 ifeq ($(PYTHON),)
 $(error no Python 3.11 or newer that an ordinary user may execute: apt-get install python3, or make PYTHON=/path)
 endif
@@ -80,6 +81,7 @@ check-packages: all
 bench: all
 	$(VENV)/bin/python3 bench/start.py $(VENV)/bin
 	$(VENV)/bin/python3 bench/filters.py $(VENV)/bin
+	$(VENV)/bin/python3 bench/pool.py $(VENV)/bin
 
 fuzz: all
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris
@@ -99,7 +101,7 @@ install: all install-files
 # All that is hako's own: who makes a package says where LIBRARY is, and has docopt and prctl there.
 install-files: completions
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
-	install -m 644 hako/*.py $(DESTDIR)$(LIBRARY)/hako
+	install -m 644 hako/*.py hako/py.typed $(DESTDIR)$(LIBRARY)/hako
 	install -m 644 hako/commands/*.py $(DESTDIR)$(LIBRARY)/hako/commands
 	for place in . groups compiled; do install -d $(DESTDIR)$(LIBRARY)/hako/profiles/$$place || exit 1; done
 	install -m 644 hako/profiles/*.kafel $(DESTDIR)$(LIBRARY)/hako/profiles
@@ -117,10 +119,14 @@ install-files: completions
 	install -m 644 $(BUILD)/completions/hako.fish $(FISH_COMPLETIONS)
 	for name in $(COMMANDS); do ln -sf hako $(BASH_COMPLETIONS)/$$name && \
 		ln -sf hako.fish $(FISH_COMPLETIONS)/$$name.fish || exit 1; done
+	@# AppArmor before 4 cannot read it, would complain at each start of the machine, and restricts nobody.
+	if [ -n '$(DESTDIR)' ] || [ -e $(APPARMOR)/abi/4.0 ]; then \
+		install -d $(DESTDIR)$(APPARMOR) && sed -e 's|/usr/local/bin/|$(PREFIX)/bin/|' etc/apparmor.d/hako \
+			> $(DESTDIR)$(APPARMOR)/hako && chmod 644 $(DESTDIR)$(APPARMOR)/hako || exit 1; fi
 
 uninstall:
 	rm -rf $(DESTDIR)$(LIBRARY)
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS)) $(DESTDIR)$(APPARMOR)/hako
 	for page in $(PAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
 	rm -f $(addprefix $(BASH_COMPLETIONS)/,hako $(COMMANDS)) $(ZSH_COMPLETIONS)/_hako
 	rm -f $(FISH_COMPLETIONS)/hako.fish $(addprefix $(FISH_COMPLETIONS)/,$(addsuffix .fish,$(COMMANDS)))

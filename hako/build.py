@@ -10,7 +10,7 @@ import os
 import stat
 
 from hako import kernel, sandbox
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 EPERM, ENOENT, EXDEV, ENOTDIR, ENOSPC, ELOOP = 1, 2, 18, 20, 28, 40
 LOCKED = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
@@ -25,6 +25,8 @@ PROC_COVERED = (
     *("kmsg", "kpagecgroup", "kpagecount", "kpageflags", "latency_stats", "modules", "sched_debug", "scsi"),
     *("slabinfo", "swaps", "timer_list", "timer_stats", "vmallocinfo", "zoneinfo", "pagetypeinfo"),
 )
+PROC_COVERED_HERE = "the /proc here is partly covered: an inner sandbox shares it"
+PROC_HINTS = {EPERM: f"{PROC_COVERED_HERE}; {SEE_CHECK}"}
 SHAREABLE = ("ipc", "uts", "cgroup")
 DEVICES = {  # what of the caller's /dev is shown: name: major, minor
     "null": (1, 3),
@@ -68,13 +70,21 @@ def check(box):
     """Refuse early what BOX names on the host and is not there; it is opened for good by those inside."""
     sources = open_sources(box)
     if box.target is not None:
-        os.close(open_target(box.target))
+        os.close(open_root(box))
     for fd in sources.values():
         os.close(fd)
     if box.network not in ("none", "host", "pasta"):
         os.close(open_network(box.network))
     if box.setup is not None and not os.access(box.setup, os.X_OK):
         raise Failure(f"--setup: {show(box.setup)}: not there, or not executable")
+
+
+def open_root(box):
+    """A descriptor of the directory that becomes the root of BOX, which has a target."""
+    if box.prepared:
+        return open_target(box.target)
+    with call(f"chroot('{box.target}')"):
+        return os.open(box.target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def open_target(target):
@@ -131,17 +141,19 @@ def write_id_maps(pid, ids):
 def id_map_files(pid, ids):
     """The files to write for that, with what to write, and a hint for when the kernel refuses."""
     own = ids.outside()[0] == 0
-    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user" if own else ""
+    hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user; " if own else ""
     if ids.writer == "inside":  # the kernel's price for a gid_map by an ordinary user
-        yield f"/proc/{pid}/setgroups", "deny", ""
-    yield f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids), ""
-    yield f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint
+        yield f"/proc/{pid}/setgroups", "deny", SEE_CHECK
+    yield f"/proc/{pid}/gid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.gids), SEE_CHECK
+    yield f"/proc/{pid}/uid_map", "\n".join("{} {} {}".format(*triple) for triple in ids.uids), hint + SEE_CHECK
 
 
 def write(path, text, hint=""):
     """Write TEXT to the existing PATH in one go."""
-    with call(f"open {path}", "hako needs /proc"):
+    try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as err:
+        raise refused(f"open {path}", err.errno, "hako needs /proc" if err.errno == ENOENT else SEE_CHECK) from err
     try:
         with call(f"write {path} {text!r}", hint):
             os.write(fd, text.encode())
@@ -155,7 +167,7 @@ def enter(box, program, ids, layers=None):
     IDS are the identity.IdMaps of its user namespace, or None; LAYERS the
     overlay.Layers of its root, or None. Return the Builder, which has what was made.
     """
-    target = None if box.target is None else open_target(box.target)
+    target = None if box.target is None else open_root(box)
     sources = open_sources(box)
     if ids and ids.writer != "inside":  # from here on files are made, which needs ids that the namespace has
         take_ids(*ids.inside)
@@ -299,7 +311,8 @@ class Builder:
 
     def mount_tmpfs(self, mount):
         """Put an empty tmpfs at DST; it belongs to PROG."""
-        fd = kernel.fsmount("tmpfs", self.tmpfs_options(mount), LOCKED, show(mount.dst))
+        attr = LOCKED | (kernel.MOUNT_ATTR_RDONLY if mount.ro else 0)
+        fd = kernel.fsmount("tmpfs", self.tmpfs_options(mount), attr, show(mount.dst))
         self.attach(fd, mount.dst, True)
         self.fresh[sandbox.steps(mount.dst)] = fd
         if mount.size is not None:
@@ -309,7 +322,7 @@ class Builder:
     def tmpfs_options(self, mount):
         """Mount options of the Tmpfs MOUNT."""
         mode = "1777" if sandbox.steps(mount.dst) == ("tmp",) else "0755"
-        return {"mode": mode, **self.owner(), **sized(mount.size)}
+        return {"mode": mode, **self.owner(), **sized(mount.size), **mount.options}
 
     def made(self):
         """The file systems that were made here for PROG: {steps: descriptor}, as `fresh` but for the device tree."""
@@ -370,11 +383,14 @@ class Builder:
         kernel lets nobody see more of proc in a new user namespace than before.
         """
         try:
-            fd = kernel.fsmount("proc", {}, LOCKED | kernel.MOUNT_ATTR_NOEXEC, show(mount.dst))
+            attr = LOCKED | kernel.MOUNT_ATTR_NOEXEC | (kernel.MOUNT_ATTR_RDONLY if mount.ro else 0)
+            fd = kernel.fsmount("proc", {}, attr, show(mount.dst))
         except Failure as err:
+            if err.errno != EPERM:
+                raise
             option = "--rw-bind=/proc" if self.target is None else "--mount=/proc:/proc"
-            hint = f"the /proc here is partly covered: an inner sandbox shares it with {option}"
-            raise refused("fsmount proc", err.errno, hint if err.errno == EPERM else "") from err
+            hint = f"{PROC_COVERED_HERE} with {option}; {SEE_CHECK}"
+            raise refused("fsmount proc", err.errno, hint) from err
         covered = {name: place for name in PROC_COVERED if (place := self.find(fd, name)) is not None}
         masks = self.make_masks(mount, covered)
         self.attach(fd, mount.dst, True)

@@ -2,7 +2,7 @@
 
 import os
 
-from hako.failure import Failure, call, show
+from hako.failure import SEE_CHECK, Failure, call, show
 
 EPERM, EACCES = 1, 13
 CALLERS = "hako-callers"  # where the processes go that are in the way: version 2 has them in leaves only
@@ -80,8 +80,11 @@ def unescape(field):
 
 
 def is_ours(name):
-    """Whether NAME is that of a Group's directory."""
-    return name.startswith("hako-") and name[5:6].isdigit()
+    """Whether NAME is that of a Group's directory: hako-, the pid of who made it, eight hexadecimal digits."""
+    words = name.split("-")
+    if len(words) != 3 or words[0] != "hako" or len(words[2]) != 8:
+        return False
+    return words[1].isascii() and words[1].isdigit() and set(words[2]) <= set("0123456789abcdef")
 
 
 def places(parent=None):
@@ -102,8 +105,19 @@ def places(parent=None):
         if place is not None and os.path.isdir(place):
             found[hierarchy] = place
     if not found:
-        text = "no cgroup file system is mounted here" if parent is None else f"no cgroup {show(parent)} here"
-        raise Failure(f"--parent: {text}" if parent is not None else text)
+        if parent is not None:
+            raise Failure(f"--parent: no cgroup {show(parent)} here")
+        raise Failure(f"no cgroup file system is mounted here [{SEE_CHECK}]")
+    return found
+
+
+def tops():
+    """Where the hierarchies with controllers are mounted: {controllers, "" for version 2: directory}."""
+    found, mounts = {}, mounted()
+    for hierarchy in parse(read("/proc/self/cgroup")):
+        for version, options, _, place in mounts:
+            if version == 2 if not hierarchy else version == 1 and set(hierarchy.split(",")) <= options:
+                found.setdefault(hierarchy, place)
     return found
 
 

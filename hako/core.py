@@ -24,6 +24,8 @@ COMMANDS = {  # what a chain may name
     "hako-ps": "ps",
     "hako-top": "top",
     "hako-plot": "plot",
+    "hako-task": "task",
+    "hako-check": "check",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENOENT, ENOTDIR, EACCES = 2, 20, 13

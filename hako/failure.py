@@ -3,6 +3,8 @@
 import os
 
 FAILED = 125  # as env(1)
+ENOSYS = 38
+SEE_CHECK = "see hako-check"  # in the hint of what this host refuses: that command says why
 
 
 class Failure(Exception):
@@ -11,7 +13,7 @@ class Failure(Exception):
     ERRNO is the kernel's error number, or None where no call failed.
     """
 
-    def __init__(self, line, status=FAILED, errno=None):
+    def __init__(self, line: str, status: int = FAILED, errno: int | None = None) -> None:
         super().__init__(line)
         self.status = status
         self.errno = errno
@@ -39,6 +41,8 @@ class call:  # noqa: N801  reads as a verb: with call("open /x"):
 
 def refused(what, errno, hint=""):
     """The Failure of the call and object WHAT that the kernel answered with ERRNO."""
+    if errno == ENOSYS and SEE_CHECK not in hint:
+        hint = f"{hint}; {SEE_CHECK}" if hint else SEE_CHECK
     return Failure(f"{what}: {os.strerror(errno)}" + (f" [{hint}]" if hint else ""), errno=errno)
 
 

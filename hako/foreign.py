@@ -7,7 +7,7 @@ import: 4.5 ms of a start of 16, measured. This is 0.5.
 import _ctypes
 from _ctypes import addressof, get_errno, sizeof
 
-__all__ = ["addressof", "call", "get_errno", "memmove", "memset", "sizeof", "string_buffer"]
+__all__ = ["addressof", "call", "function", "get_errno", "memmove", "memory", "memset", "sizeof", "string_buffer"]
 __all__ += ["c_char", "c_int", "c_uint32", "c_uint64", "c_void_p"]
 
 # PYTHONAPI: the interpreter's lock is kept over the call. Without it the call
@@ -67,6 +67,16 @@ call = _function(_ctypes.dlsym(_program, "syscall"), c_long, *[c_void_p] * 6)
 call.__doc__ = "syscall(2): a number and six arguments; -1 sets the errno of get_errno()."
 memmove = _function(_ctypes._memmove_addr, c_void_p, c_void_p, c_uint64)
 memset = _function(_ctypes._memset_addr, c_void_p, c_int, c_uint64)
+
+
+def function(address):
+    """The function at ADDRESS, of three 64-bit arguments, which returns one."""
+    return _function(address, c_uint64, c_uint64, c_uint64)
+
+
+def memory(address, size):
+    """The SIZE bytes at ADDRESS, to be read and written."""
+    return memoryview((c_char * size).from_address(address)).cast("B")
 
 
 def string_buffer(data):

@@ -11,14 +11,14 @@ import os
 import time
 
 from hako import cgroup, kernel
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 EPERM, ENOENT, ESRCH, EACCES, EBUSY, EROFS = 1, 2, 3, 13, 16, 30
 DENIED = (EACCES, EPERM, EROFS)
 OF_SWAP = ("memory.swap.max", "memory.memsw.limit_in_bytes")  # missing where the kernel does not account for swap
 KILLING = 2.0  # seconds for which the end of killed processes is waited for
 PAUSE = 0.005
-WAY_OUT = "root may, and others under: systemd-run --user --scope -p Delegate=yes"
+WAY_OUT = f"root may, and others under: systemd-run --user --scope -p Delegate=yes; {SEE_CHECK}"
 
 
 class Group:
@@ -107,12 +107,19 @@ class Group:
 
     def enter(self):
         """Move this process into the directories of version 1; into that of version 2 it is born."""
-        for hierarchy, fd in self.files.items():
-            if hierarchy:
-                with call(f"write {show(self.paths[hierarchy])}/cgroup.procs"):
-                    procs = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd)
+        for procs, path in self.open_procs():
+            if path != self.paths.get(""):
+                with call(f"write {show(path)}/cgroup.procs"):
                     os.write(procs, b"0")
-                    os.close(procs)
+            os.close(procs)
+
+    def open_procs(self):
+        """Descriptors of the files by which a process moves into the directories: [(descriptor, directory)]."""
+        found = []
+        for hierarchy, fd in self.files.items():
+            with call(f"open {show(self.paths[hierarchy])}/cgroup.procs"):
+                found.append((os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd), self.paths[hierarchy]))
+        return found
 
     def close(self):
         """Let go of the directories."""
@@ -155,24 +162,39 @@ class Group:
             kill(pid)
         write_at(freezer, "freezer.state", b"THAWED")
 
+    def try_to_remove(self):
+        """Remove the directories, and those made below, that the kernel lets go; return whether all are gone."""
+        for hierarchy, fd in list(self.files.items()):
+            if rmdir(self.paths[hierarchy]) or (remove_below(fd) and rmdir(self.paths[hierarchy])):
+                os.close(fd)
+                del self.files[hierarchy]
+        return not self.files
+
     def remove(self):
         """Remove the directories, and those that were made below; what is in there has been killed.
 
         Return whether all are gone. The end of a process takes the kernel a moment.
         """
         end = time.monotonic() + KILLING
-        while self.files:
-            for hierarchy, fd in list(self.files.items()):
-                if rmdir(self.paths[hierarchy]) or (remove_below(fd) and rmdir(self.paths[hierarchy])):
-                    os.close(fd)
-                    del self.files[hierarchy]
-            if self.files:
-                if time.monotonic() > end:
-                    return False
-                self.kill()
-                signal(self.pids, kernel.SIGKILL)  # who is in one hierarchy and not in that which kills
-                time.sleep(PAUSE)
+        while not self.try_to_remove():
+            if time.monotonic() > end:
+                return False
+            self.kill()
+            signal(self.pids, kernel.SIGKILL)  # who is in one hierarchy and not in that which kills
+            time.sleep(PAUSE)
         return True
+
+
+def hierarchy_of(path):
+    """The hierarchy that the cgroup in the directory PATH is in: its controllers in version 1, "" in version 2.
+
+    A directory that is in none is taken for one of version 2.
+    """
+    path = os.path.realpath(path)
+    for version, options, _, place in cgroup.mounted():
+        if version == 1 and f"{path}/".startswith(f"{place.rstrip('/')}/"):
+            return ",".join(sorted(options & set(cgroup.read("/proc/cgroups").split())))
+    return ""
 
 
 def swap_is_there():
@@ -315,6 +337,12 @@ def create(needed, wanted, parent):
 
     PARENT as in cgroup.places(). None: nothing is needed, and nothing is to be had.
     """
+    found = find(needed, wanted, parent)
+    return None if found is None else make(*found, needed)
+
+
+def find(needed, wanted, parent):
+    """Where such a Group may be: {hierarchy: directory}, and {controller: hierarchy}; or None."""
     try:
         where = cgroup.places(parent)
     except Failure:
@@ -327,6 +355,11 @@ def create(needed, wanted, parent):
             known = " ".join(available(key, place) for key, place in where.items()).split()
             have = f"there are {' '.join(sorted(known))}" if known else "there are none"
             raise Failure(f"{option}: no cgroup here has the controller {controller}, {have} [{WAY_OUT}]")
+    return where, homes
+
+
+def make(where, homes, needed):
+    """A Group at a place that find() has found, or None."""
     for _ in range(16):
         group = Group(f"hako-{os.getpid()}-{os.urandom(4).hex()}", where)
         try:
@@ -468,27 +501,55 @@ def make_room(place):
 
 
 def clean(where):
-    """Remove what killed supervisors left below WHERE, {hierarchy: directory}: the groups that nobody has locked.
-
-    Return their names. That of one whose pid is somebody's stays until later.
-    """
+    """Remove what killed supervisors left below WHERE, {hierarchy: directory}; return the names."""
     left = {name for place in where.values() for name in os.listdir(place) if cgroup.is_ours(name)}
-    removed = []
-    for name in sorted(left):
-        if os.path.exists(f"/proc/{name.split('-')[1]}"):
-            continue
-        group = Group(name, where)
-        try:
-            for hierarchy, place in where.items():
-                if os.path.isdir(os.path.join(place, name)):
-                    group.open(hierarchy)
-                    group.homes[hierarchy] = hierarchy
-        except Failure:
-            group.close()  # somebody's, or gone
-            continue
-        if group.files:
-            group.kill()
-            if group.remove():
-                removed.append(name)
-        group.close()
-    return removed
+    return [name for name in sorted(left) if remove_left(name, where)]
+
+
+def leftovers():
+    """The cgroups of ours that may have been left, anywhere: {name: {hierarchy: directory that it is in}}.
+
+    Root sees everybody's, others their own.
+    """
+    found = {}
+    for hierarchy, top in cgroup.tops().items():
+        for place, names, _ in os.walk(top):
+            ours = [name for name in names if cgroup.is_ours(name)]
+            names[:] = set(names) - set(ours)
+            for name in ours:
+                if os.geteuid() in (0, owner(os.path.join(place, name))):
+                    found.setdefault(name, {})[hierarchy] = place
+    return found
+
+
+def owner(path):
+    """The uid of the owner of PATH, None if it is gone."""
+    try:
+        return os.stat(path).st_uid
+    except OSError:
+        return None
+
+
+def remove_left(name, where):
+    """Remove the group NAME below WHERE, {hierarchy: directory}, if nobody has locked it, and kill who is in there.
+
+    Return whether it is gone; None if it is somebody's. One whose pid is
+    somebody's stays until later.
+    """
+    if os.path.exists(f"/proc/{name.split('-')[1]}"):
+        return None
+    group = Group(name, where)
+    try:
+        for hierarchy, place in where.items():
+            if os.path.isdir(os.path.join(place, name)):
+                group.open(hierarchy)
+                group.homes[hierarchy] = hierarchy
+    except Failure:
+        group.close()  # somebody's, or gone
+        return None
+    gone = None
+    if group.files:
+        group.kill()
+        gone = group.remove()
+    group.close()
+    return gone

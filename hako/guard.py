@@ -4,7 +4,7 @@ import os
 import sys
 
 from hako import kernel
-from hako.failure import Failure, call
+from hako.failure import SEE_CHECK, Failure, call
 
 # linux/filter.h and linux/seccomp.h
 LOAD, JUMP_EQUAL, AND, RETURN = 0x20, 0x15, 0x54, 0x06
@@ -94,7 +94,7 @@ def interpreter_ruleset(uid, capabilities, root):
     if kernel.landlock_abi() < 2:  # version 1 would refuse renames between directories
         raise Failure(
             "landlock: this kernel has not version 2 of it, and PROG could overwrite the interpreter of hako "
-            "[run PROG as another with --user; see hako-run(1), CAVEATS]"
+            f"[run PROG as another with --user; see hako-run(1), CAVEATS; {SEE_CHECK}]"
         )
     with call(f"open {root}"):
         place = os.open(root, os.O_PATH | os.O_CLOEXEC)

@@ -167,24 +167,36 @@ def assume(identity):
 
 
 def assume_calls(identity):
-    """The same, for kernel.carry_out(), in this process or in a child.
+    """The same, for kernel.carry_out(), in this process or in a child."""
+    caps = kept(identity, kernel.capget()[1])
+    return [
+        *([kernel.prctl_call("SET_SECUREBITS", 0)] if kernel.prctl("GET_SECUREBITS") else []),
+        *kernel.bounding_calls(caps),
+        *change_calls(identity, caps, [lambda: clear_groups(identity)] if identity.clear_groups else []),
+    ]
 
-    The order is the kernel's: the bounding set and the groups need the
-    capabilities that the change of ids takes away, the gids must go before the
-    uids; no_new_privs comes last but for what the caller does under it.
-    """
-    held = kernel.capget()[1]
+
+def kept(identity, held):
+    """The numbers of the capabilities that IDENTITY keeps of those HELD, a bit mask."""
     caps = identity.capabilities
     if caps is None:
         caps = tuple(cap for cap in range(len(kernel.CAPABILITIES)) if held >> cap & 1)
     for cap in caps:
         if not held >> cap & 1:
             raise Failure(f"--cap-add: cap_{kernel.CAPABILITIES[cap]} is not the caller's to give")
+    return caps
+
+
+def change_calls(identity, caps, groups=()):
+    """What of it comes behind the bounding set, with the capabilities CAPS kept; GROUPS clears the groups.
+
+    The order is the kernel's: the bounding set and the groups need the
+    capabilities that the change of ids takes away, the gids must go before the
+    uids; no_new_privs comes last but for what the caller does under it.
+    """
     return [
-        *([kernel.prctl_call("SET_SECUREBITS", 0)] if kernel.prctl("GET_SECUREBITS") else []),
-        *kernel.bounding_calls(caps),
         kernel.prctl_call("SET_KEEPCAPS", 1 if caps else 0),  # else the change of uid clears them
-        *([lambda: clear_groups(identity)] if identity.clear_groups else []),
+        *groups,
         *kernel.set_ids_calls(identity.uid, identity.gid),
         kernel.capset_call(sum(1 << cap for cap in caps)),
         *kernel.ambient_calls(caps),

@@ -29,7 +29,8 @@ def read(data):
         return cleaned(value) if "\\u" in text else value
     except RecursionError:
         raise TooDeep from None
-    except (StopIteration, ImportError) as err:  # the scanner finds nothing, or no json.decoder with its exception
+    # The scanner finds nothing, or no json.decoder with its exception, which shows in one of two ways.
+    except (StopIteration, ImportError, SystemError) as err:
         raise ValueError("no JSON") from err
 
 

@@ -12,7 +12,7 @@ import os
 import _prctl
 
 from hako import foreign
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 MACHINE = os.uname().machine
 NUMBERS = {  # by call: x86_64, aarch64
@@ -26,6 +26,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "openat2": (437, 437),
     "mount_setattr": (442, 442),
     "execve": (59, 221),
+    "execveat": (322, 281),
     "setresuid": (117, 147),
     "setresgid": (119, 149),
     "setsid": (112, 157),
@@ -53,6 +54,27 @@ NUMBERS = {  # by call: x86_64, aarch64
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
     "getdents64": (217, 61),
+    "mmap": (9, 222),
+    "munmap": (11, 215),
+    "exit_group": (231, 94),
+    "wait4": (61, 260),
+    "getrusage": (98, 165),
+    "dup3": (292, 24),
+    "setpgid": (109, 154),
+    "rt_sigprocmask": (14, 135),
+    "prlimit64": (302, 261),
+    "personality": (135, 92),
+    "openat": (257, 56),
+    "close": (3, 57),
+    "faccessat": (269, 48),
+    "read": (0, 63),
+    "getpid": (39, 172),
+    "write": (1, 64),
+    "ioctl": (16, 29),
+    "mknodat": (259, 33),
+    "umask": (95, 166),
+    "setdomainname": (171, 162),
+    "setsockopt": (54, 208),
 }
 try:
     NUMBER = {name: pair[("x86_64", "aarch64").index(MACHINE)] for name, pair in NUMBERS.items()}
@@ -109,14 +131,19 @@ FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 MNT_DETACH = 2
 
+AF_INET, SOCK_DGRAM, SIOCSIFFLAGS = 2, 2, 0x8914
+LO_UP = b"lo".ljust(16, b"\0") + (1).to_bytes(24, "little")  # struct ifreq with IFF_UP
+
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
 RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_BENEATH = 0x08
 RESOLVE_IN_ROOT = 0x10
 
-EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 16, 22, 38, 77
+MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000
+EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EACCES, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 13, 16, 22, 38, 77
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
 SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP = 13, 15, 17, 18, 19, 20
@@ -169,6 +196,15 @@ def _uint64s(*values):
     return (foreign.c_uint64 * len(values))(*values)
 
 
+def nonsense(name):
+    """The errno of the call NAME, all of whose arguments are -1; 0 should it succeed.
+
+    The kernel looks at the arguments of most calls first: what is not EINVAL,
+    EFAULT or the like comes from a filter, or from a kernel that lacks the call.
+    """
+    return foreign.get_errno() if _syscall(NUMBER[name], *[-1] * 6) == -1 else 0
+
+
 def clone3(flags, cgroup=None):
     """Make a child with CLONE_* FLAGS, without its parent's signal handlers; return pid and pidfd.
 
@@ -187,6 +223,29 @@ def clone3(flags, cgroup=None):
 def namespace_names(flags):
     """The namespaces in CLONE_NEW* FLAGS, for a message: "user,mnt"."""
     return ",".join(name for name, flag in NAMESPACES.items() if flags & flag)
+
+
+def mmap_at(address, size, fd):
+    """Map SIZE bytes of the file FD at ADDRESS, shared, to be read and written; EEXIST: something is. See mmap(2)."""
+    return _call("mmap", f"{size} bytes", *mmap_arguments(address, size, fd))
+
+
+def mmap_arguments(address, size, fd):
+    """The arguments of mmap(2) for that."""
+    PROT_READ_WRITE, MAP_SHARED, MAP_NORESERVE, MAP_FIXED_NOREPLACE = 3, 1, 0x4000, 0x100000
+    return address, size, PROT_READ_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED_NOREPLACE, fd, 0
+
+
+def mmap_code(fd, size):
+    """The address of the first SIZE bytes of the file FD, to be executed. See mmap(2)."""
+    PROT_READ_EXEC, MAP_PRIVATE = 5, 2
+    hints = {EPERM: "this process may execute no code but that of files", EACCES: "here no memory may be executed"}
+    return _call("mmap", "PROT_EXEC", None, size, PROT_READ_EXEC, MAP_PRIVATE, fd, 0, hints=hints)
+
+
+def munmap(address, size):
+    """Give back SIZE bytes at ADDRESS. See munmap(2)."""
+    _call("munmap", "", address, size)
 
 
 def unshare(flags):
@@ -269,7 +328,8 @@ def mount_setattr(fd, flags, attr_set, text, propagation=0):
 def move_mount(from_fd, to_fd, text):
     """Attach the mount FROM_FD at the file or directory TO_FD. See move_mount(2)."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
-    hints = {EPERM: "under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted"}
+    hint = f"under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted; {SEE_CHECK}"
+    hints = {EPERM: hint, EACCES: SEE_CHECK}  # the latter is a security module's
     _call("move_mount", text, from_fd, b"", to_fd, b"", flags, hints=hints)
 
 
@@ -290,13 +350,13 @@ def fsmount(fstype, options, attr, text):
         os.close(fd)
 
 
-def mount_call(source, target, fstype, flags, data=None):
+def mount_call(source, target, fstype, flags, data=None, hints=None):
     """Mount FSTYPE from SOURCE at TARGET, or change what is mounted there, as MS_* FLAGS say. See mount(2).
 
     The sandbox itself is built by descriptors; this is for who has only names.
     """
     words = [None if word is None else os.fsencode(word) for word in (source, target, fstype, data)]
-    return _ready("mount", show(target), *words[:3], flags, words[3])
+    return _ready("mount", show(target), *words[:3], flags, words[3], hints=hints)
 
 
 def mount(source, target, fstype, flags, data=None):
@@ -339,11 +399,16 @@ def bring_up_lo():
     """Bring the interface lo up in the network namespace of the caller. See netdevice(7)."""
     import fcntl
 
-    AF_INET, SOCK_DGRAM, SIOCSIFFLAGS, IFF_UP = 2, 2, 0x8914, 1
     fd = _call("socket", "AF_INET", AF_INET, SOCK_DGRAM | os.O_CLOEXEC, 0)
     with call("ioctl SIOCSIFFLAGS lo"):
-        fcntl.ioctl(fd, SIOCSIFFLAGS, b"lo".ljust(16, b"\0") + IFF_UP.to_bytes(24, "little"))
+        fcntl.ioctl(fd, SIOCSIFFLAGS, LO_UP)
     os.close(fd)
+
+
+def setdomainname(name):
+    """Set the domain name, at most 64 bytes. See setdomainname(2)."""
+    name = os.fsencode(name)
+    _call("setdomainname", show(name), name, len(name))
 
 
 def signalfd(numbers):
@@ -423,10 +488,10 @@ def capable(cap):
     return bool(capget()[0] >> cap & 1)
 
 
-def capset_call(mask):
-    """Make the effective, permitted and inheritable capabilities the bit mask MASK. See capset(2)."""
-    low, high = mask & 0xFFFFFFFF, mask >> 32
-    data = (foreign.c_uint32 * 6)(low, low, low, high, high, high)
+def capset_call(mask, inheritable=None):
+    """Make the effective and permitted capabilities the bit mask MASK; so INHERITABLE, unless given. See capset(2)."""
+    sets = (mask, mask, mask if inheritable is None else inheritable)
+    data = (foreign.c_uint32 * 6)(*(part & 0xFFFFFFFF for part in sets), *(part >> 32 for part in sets))
     return _ready("capset", f"{mask:#x}", _capabilities_header(), data)
 
 
@@ -466,6 +531,12 @@ def seccomp(program):
     _call("seccomp", "SECCOMP_SET_MODE_FILTER", SECCOMP_SET_MODE_FILTER, 0, _sock_fprog(program))
 
 
+def seccomp_listener(program):
+    """As seccomp(), for a program that notifies; return the descriptor of its listener. See seccomp_unotify(2)."""
+    flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    return _call("seccomp", "SECCOMP_SET_MODE_FILTER", SECCOMP_SET_MODE_FILTER, flags, _sock_fprog(program))
+
+
 def _sock_fprog(program):
     code = foreign.string_buffer(program)
     prog = _uint64s(len(program) // 8, foreign.addressof(code))
@@ -498,7 +569,6 @@ def load_and_execute(program, secret, what, socket=None):
     before: between the filter and the exec this makes no call but those, for
     the filter may allow no other. OSError: the exec failed.
     """
-    SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
     number, sendmsg, execve = NUMBER["seccomp"], NUMBER["sendmsg"], NUMBER["execve"]
     flags, message = 0, None
     if socket is not None:
@@ -510,7 +580,7 @@ def load_and_execute(program, secret, what, socket=None):
     execute = (execve, path, _string_array(argv), _string_array(env), *secret.words)
     listener = _syscall(*load)
     if listener == -1:
-        hints = {EBUSY: "a process has one supervisor at most", EINVAL: "or this is before Linux 5.19"}
+        hints = {EBUSY: "a process has one supervisor at most", EINVAL: f"or this is before Linux 5.19; {SEE_CHECK}"}
         hint = hints.get(foreign.get_errno(), "") if socket is not None else ""
         raise refused("seccomp SECCOMP_SET_MODE_FILTER", foreign.get_errno(), hint)
     if socket is not None:
@@ -540,7 +610,6 @@ def _message(data, descriptor=0):
 
 def send_descriptor(socket, descriptor, data):
     """Send DESCRIPTOR and DATA, 1 byte or more, through SOCKET."""
-    MSG_NOSIGNAL = 0x4000
     _call("sendmsg", "", socket, _message(foreign.string_buffer(data), descriptor), MSG_NOSIGNAL)
 
 
@@ -618,7 +687,7 @@ def libseccomp():
     import ctypes
 
     if _seccomp_library is None:
-        with call("dlopen libseccomp.so.2", "install libseccomp2"):
+        with call("dlopen libseccomp.so.2", f"install libseccomp2; {SEE_CHECK}"):
             _seccomp_library = ctypes.PyDLL("libseccomp.so.2")
         _seccomp_library.seccomp_syscall_resolve_num_arch.restype = ctypes.c_void_p
         _seccomp_library.free.argtypes = (ctypes.c_void_p,)

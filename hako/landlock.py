@@ -109,11 +109,15 @@ class Domain:
         """The bits in KNOWN, {name: bit}, of those of NAMES that the kernel has."""
         return sum(known[name] for name in names if SINCE.get(name, 1) <= self.abi)
 
-    def make(self, more=()):
-        """Open every PATH and make the ruleset, if anything can be restricted; MORE is added to the paths."""
+    def handled(self):
+        """The bits of what the ruleset denies unless it is allowed: of files, TCP and scopes; all 0: there is none."""
         files = self.bits(FILES, () if self.rules.paths is None else FILES)
         tcp = self.bits(TCP, () if self.rules.ports is None else TCP)
-        scopes = self.bits(SCOPES, set(self.rules.scopes))
+        return files, tcp, self.bits(SCOPES, set(self.rules.scopes))
+
+    def make(self, more=()):
+        """Open every PATH and make the ruleset, if anything can be restricted; MORE is added to the paths."""
+        files, tcp, scopes = self.handled()
         if files | tcp | scopes:
             self.ruleset = kernel.landlock_create_ruleset(files, tcp, scopes)
         for access, path in (*(self.rules.paths or ()), *more):

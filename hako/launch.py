@@ -9,7 +9,7 @@ import os
 import time
 
 from hako import build, identity, init, kernel, newfile, program, registry, supervise
-from hako.failure import FAILED, Failure, call
+from hako.failure import FAILED, SEE_CHECK, Failure, call
 
 EPERM, ENOSPC, EUSERS = 1, 28, 87
 
@@ -251,7 +251,7 @@ def why_not(errno, user_namespace):
     if errno == EPERM and not user_namespace:
         return " [namespaces need CAP_SYS_ADMIN, or --userns=always]"
     if errno in (EPERM, ENOSPC, EUSERS) and user_namespace:
-        return " [user namespaces are not to be had here; root needs none]"
+        return f" [user namespaces are not to be had here; root needs none; {SEE_CHECK}]"
     if errno == kernel.EINVAL and program.watched:
         return " [behind hako-enter, hako-run needs --fork there]"
     return ""

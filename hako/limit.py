@@ -11,11 +11,10 @@ import resource
 import select
 import time
 
-from hako import cgroup, group, keep, kernel, meter, registry, supervise
-from hako.failure import Failure, call
+from hako import cgroup, group, keep, kernel, meter, registry, supervise, verdict
+from hako.failure import SEE_CHECK, Failure, call
 
 LIMITED = 124  # as timeout(1)
-NEVER = 3600.0  # seconds between looks when there is nothing to look at
 CLEARING = 20  # milliseconds for which the keeper's end is waited for: no caller is to wait longer for a cgroup to go
 
 
@@ -107,7 +106,8 @@ def enter(limits, records, output, waiting, say, enlist=registry.unlisted):
 def need_proc():
     """Refuse to begin where the processes of PROG could not be found to be ended."""
     if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
-        raise Failure("no cgroup can be made here, and no process be found without /proc [behind hako-run: --proc]")
+        hint = f"behind hako-run: --proc; {SEE_CHECK}"
+        raise Failure(f"no cgroup can be made here, and no process be found without /proc [{hint}]")
 
 
 def start(run):
@@ -147,20 +147,18 @@ def limit_cpu_time(seconds):
 class Limiter(supervise.Supervisor):
     """The supervisor of PROG under limits.
 
-    cause     of the statuses of hako-report(5), the limit that struck; None: none did
-    reason    what there is to say of it
+    verdict   the verdict.Verdict on its limits
     kill_at   monotonic time at which SIGTERM is followed by SIGKILL; None before
     took      seconds from the start to the end
-    used      (user seconds, system seconds, peak resident bytes) of all whose end was waited for
+    peak      peak resident bytes of all whose end was waited for; None before that
     """
 
-    __slots__ = ("cause", "cpu_look", "kill_at", "killed", "look", "reason", "run", "sampler", "took", "used")
+    __slots__ = ("kill_at", "killed", "peak", "run", "sampler", "took", "verdict")
 
     def __init__(self, run, pid, pidfd, signals):
         super().__init__(pid, pidfd, run.channels, signals)
-        self.run, self.cause, self.reason, self.kill_at, self.killed = run, None, "", None, False
-        self.took, self.used = None, None
-        self.look = self.cpu_look = run.began
+        self.run, self.kill_at, self.killed, self.took, self.peak = run, None, False, None, None
+        self.verdict = verdict.Verdict(run.limits, run.counters, run.began)
         run.counters.keeper = pid
         self.sampler = None if run.records is None else run.records.sampler(run.counters, run.limits, run.began)
 
@@ -191,8 +189,8 @@ class Limiter(supervise.Supervisor):
         except Failure as err:
             status, failure = err.status, failure or str(err)
         if self.ended_by:
-            self.cause = None
-        if line := failure or (self.cause and f"{self.cause}: {self.reason}"):
+            self.verdict.cause = None
+        if line := failure or (self.verdict.cause and f"{self.verdict.cause}: {self.verdict.reason}"):
             self.run.say(line)
         if self.run.records is not None:
             status = self.run.records.finish(self.run.start_time, lambda told: self.report(told, failure), status)
@@ -233,7 +231,7 @@ class Limiter(supervise.Supervisor):
         now = time.monotonic()
         if self.run.out is not None and self.run.out.failed:
             raise self.run.out.failed
-        pauses = [NEVER]
+        pauses = [verdict.NEVER]
         if self.sampler is not None:
             pauses.append(self.sampler.pause(now))
         if self.kill_at is not None and not self.killed:
@@ -241,74 +239,33 @@ class Limiter(supervise.Supervisor):
                 self.kill()
             else:
                 pauses.append(self.kill_at - now)
-        elif not self.cause and not self.ended_by:
+        elif not self.verdict.cause and not self.ended_by:
             if self.find(now, last=False):
                 self.strike(now)
                 return 0
-            pauses += self.pauses(now)
+            pauses += self.verdict.pauses(now)
         return min(pauses)
 
-    def pauses(self, now):
-        """The seconds until each of the next looks."""
-        limits, counters = self.run.limits, self.run.counters
-        if limits.time is not None:
-            yield self.run.began + limits.time - now
-        if limits.cpu_time is not None:
-            yield self.cpu_look - now
-        if counters.polled:
-            yield self.look - now
-
     def find(self, now, last):
-        """Find the limit that struck, if one did: the first in their order. LAST: PROG has ended."""
-        limits, counters = self.run.limits, self.run.counters
-        if last or counters.changed or (counters.polled and now >= self.look):
-            counters.changed = False
-            self.look = now + (counters.pause() or NEVER)
-            if self.binds("memory") and counters.out_of_memory(last):
-                most = "the memory was" if limits.memory is None else f"{limits.memory} bytes of memory were"
-                return self.found("memoryLimit", f"{most} not enough: a process was killed")
-            if self.binds("pids") and counters.forks_refused():
-                most = "too many" if limits.pids is None else f"more than {limits.pids}"
-                return self.found("pidsLimit", f"{most} processes: a fork was refused")
-        if limits.time is not None and now >= self.run.began + limits.time and not last:
-            return self.found("timeLimit", f"{limits.time:g} seconds are over")
-        if limits.cpu_time is not None and (last or now >= self.cpu_look) and self.cpu_time_is_used_up(now):
-            return self.found("cpuTimeLimit", f"{limits.cpu_time:g} seconds of CPU time are used up")
-        if self.run.out is not None and self.run.out.over:
-            return self.found_output()
-        return False
+        """Find the limit that struck, if one did. LAST: PROG has ended."""
+        if self.verdict.find(now, last):
+            return self.note()
+        return self.run.out is not None and self.run.out.over and self.found_output()
 
-    def found(self, cause, reason):
-        """Keep CAUSE, a limit that struck, and the REASON to give."""
-        self.cause, self.reason = cause, reason
+    def note(self):
+        """Put it into the record of use that a limit struck, now."""
         if self.sampler is not None:
-            self.sampler.strike(cause)
+            self.sampler.strike(self.verdict.cause)
         return True
 
     def found_output(self):
         """Keep the limit of output as the cause."""
-        return self.found("outputLimit", f"more than {self.run.limits.output} bytes of output")
-
-    def binds(self, name):
-        """Whether a limit of the controller NAME is there, and ends PROG when it strikes."""
-        limits = self.run.limits
-        return name in limits.needed() and name not in limits.tolerate
-
-    def cpu_time_is_used_up(self, now):
-        """Whether the CPU time is; else the next look is when it could be: each CPU gives one second a second."""
-        left = self.run.limits.cpu_time - sum(self.cpu())
-        self.cpu_look = now + max(left / len(os.sched_getaffinity(0)), meter.SOON)
-        return left <= 0
-
-    def cpu(self):
-        """Seconds of CPU time used, (user, system)."""
-        if self.used is not None and not self.run.counters.has_cpu():
-            return self.used[:2]
-        return self.run.counters.cpu()
+        self.verdict.found("outputLimit", f"more than {self.run.limits.output} bytes of output")
+        return self.note()
 
     def strike(self, now):
         """End PROG, or ask it to end first, if there is time for that."""
-        if self.run.limits.grace is None or self.cause == "memoryLimit":
+        if self.run.limits.grace is None or self.verdict.cause == "memoryLimit":
             self.kill()
             return
         self.kill_at = now + self.run.limits.grace
@@ -325,21 +282,22 @@ class Limiter(supervise.Supervisor):
         fields = told.split()
         if len(fields) != 4 or not fields[0].isdigit():
             raise Failure(os.fsdecode(told) or "the process that keeps PROG was killed")
-        self.used = float(fields[1]), float(fields[2]), int(fields[3]) * 1024
-        if not self.cause and not self.ended_by:
+        self.verdict.used, self.peak = (float(fields[1]), float(fields[2])), int(fields[3]) * 1024
+        if not self.verdict.cause and not self.ended_by:
             self.find(time.monotonic(), last=True)
         self.pass_on_the_rest()
         status = self.ended_with(int(fields[0]))
-        if not self.cause and not self.ended_by and (full := self.run.disks.full()):
-            self.found("diskLimit", f"no room is left in {', '.join(full)}")
-        return 128 + self.ended_by if self.ended_by else LIMITED if self.cause else status
+        if not self.verdict.cause and not self.ended_by and (full := self.run.disks.full()):
+            self.verdict.found("diskLimit", f"no room is left in {', '.join(full)}")
+            self.note()
+        return 128 + self.ended_by if self.ended_by else LIMITED if self.verdict.cause else status
 
     def pass_on_the_rest(self):
         """Pass on what PROG has written and nobody has read yet."""
         out = self.run.out
         if out is None:
             return
-        number = out.drain(bool(self.cause or self.ended_by), self.signal_fd, supervise.ENDING)
+        number = out.drain(bool(self.verdict.cause or self.ended_by), self.signal_fd, supervise.ENDING)
         self.ended_by = self.ended_by or number
         if out.failed:
             raise out.failed
@@ -351,13 +309,13 @@ class Limiter(supervise.Supervisor):
         self.tell(told)
         told.real_time = time.monotonic() - self.run.began if self.took is None else self.took
         told.take(self.run.counters.figures())
-        told.user_time, told.system_time = self.cpu()
-        told.max_rss = None if self.used is None else supervise.max_rss(self.used[2])
+        told.user_time, told.system_time = self.verdict.cpu()
+        told.max_rss = None if self.peak is None else supervise.max_rss(self.peak)
         told.output_bytes = None if self.run.out is None else self.run.out.count
         if failure is not None:
             told.status, told.reason = "internalError", failure
-        elif self.cause:
-            told.status, told.reason = self.cause, self.reason
+        elif self.verdict.cause:
+            told.status, told.reason = self.verdict.cause, self.verdict.reason
 
 
 def cmdline(pid):

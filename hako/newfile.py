@@ -192,3 +192,27 @@ def check(option, path):
         NewFile(option, path).close()
     elif path != "-" and not os.access(path, os.W_OK):  # not opened: the reader of a fifo would see an end
         raise refused(f"{option}: open {show(path)}", EACCES)
+
+
+def clean(directory):
+    """Remove the temporary files that killed commands left in DIRECTORY, a descriptor; return their names.
+
+    One is this user's, and nobody has the pid in its name.
+    """
+    removed = []
+    for name in sorted(filter(is_temporary, os.listdir(directory))):
+        with call(f"unlink {show(name)}"):
+            found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            pid = name.rsplit(".", 2)[1]
+            if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not os.path.exists(f"/proc/{pid}"):
+                os.unlink(name, dir_fd=directory)
+                removed.append(name)
+    return removed
+
+
+def is_temporary(name):
+    """Whether NAME is one that NewFile.other_name() makes."""
+    words = name.rsplit(".", 2)
+    if len(words) != 3 or not name.startswith(".") or len(words[0]) < 2 or len(words[2]) != 8:
+        return False
+    return words[1].isascii() and words[1].isdigit() and set(words[2]) <= set("0123456789abcdef")

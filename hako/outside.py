@@ -3,7 +3,7 @@
 import os
 
 from hako import kernel
-from hako.failure import Failure, call, show
+from hako.failure import SEE_CHECK, Failure, call, show
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -14,7 +14,7 @@ def find(name, package):
         path = os.path.join(place or ".", name)
         if os.path.isfile(path) and os.access(path, os.X_OK):
             return path
-    raise Failure(f"{name}: No such file or directory [install it: Debian's package {package}]")
+    raise Failure(f"{name}: No such file or directory [install it: Debian's package {package}; {SEE_CHECK}]")
 
 
 def start(argv, name, stdin=None):

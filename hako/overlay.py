@@ -13,10 +13,11 @@ import os
 import stat
 
 from hako import kernel
-from hako.failure import Failure, call, refused, show
+from hako.failure import SEE_CHECK, Failure, call, refused, show
 
 EACCES, ENODEV, EINVAL, ELOOP, EOPNOTSUPP = 13, 19, 22, 40, 95
 DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
+WORK = ".hako-work-"
 BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
 
 
@@ -193,7 +194,7 @@ def mount_layers(target, upper, work, text):
         return kernel.fsmount("overlay", options, kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV, text)
     except Failure as err:
         hint = {
-            ENODEV: "this kernel has no overlay",
+            ENODEV: f"this kernel has no overlay; {SEE_CHECK}",
             EINVAL: "its file system cannot be the upper layer of an overlay",
             ELOOP: "it is in TARGET, or TARGET in it",
         }.get(err.errno, "")
@@ -294,9 +295,37 @@ def refuse_mounts_below(fd, text):
             raise Failure(f"--overlay: {text} has a mount below it: {show(fields[4])} [{hint}]")
 
 
+def clean(parent):
+    """Remove the work directories that killed commands left in the directory PARENT, a descriptor; return their names.
+
+    One is this user's, and its UPPER is beside it and nobody's.
+    """
+    removed = []
+    uppers = {}
+    for name in os.listdir(parent):
+        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
+            uppers[f"{WORK}{found.st_ino}"] = name
+    for name in sorted(set(uppers) & set(uppers.values())):
+        upper = kernel.openat2(parent, uppers[name], os.O_RDONLY | os.O_DIRECTORY, BENEATH, show(uppers[name]))
+        try:
+            fcntl.flock(upper, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            work = kernel.openat2(parent, name, os.O_RDONLY | os.O_DIRECTORY, BENEATH, name)
+            if os.fstat(work).st_uid == os.geteuid() and not set(os.listdir(work)) - {"work", "index"}:
+                remove_below(work)
+                os.rmdir(name, dir_fd=parent)
+                removed.append(name)
+            os.close(work)
+        except BlockingIOError:
+            pass  # in use
+        finally:
+            os.close(upper)
+    return removed
+
+
 def work_name(upper):
     """The name of the work directory that goes with UPPER: the same each time, so that one that was left is found."""
-    return f".hako-work-{os.fstat(upper).st_ino}"
+    return f"{WORK}{os.fstat(upper).st_ino}"
 
 
 def remove_below(fd, depth=8):

@@ -13,7 +13,7 @@ import os
 import select
 
 from hako import build, identity, kernel, outside
-from hako.failure import FAILED, Failure, call
+from hako.failure import FAILED, SEE_CHECK, Failure, call
 
 PACKAGE = "passt"
 NOBODYS = (2**32 - 2, 2**32 - 3)  # ids: those above 2**31 are given to nobody
@@ -94,7 +94,7 @@ class Pasta:
         os.close(wait)
         try:
             if text := os.read(made, 4096)[1:]:
-                raise Failure(f"{os.fsdecode(text)} [pasta needs a user namespace]")
+                raise Failure(f"{os.fsdecode(text)} [pasta needs a user namespace; {SEE_CHECK}]")
             ids = [(0, owner, 1)]
             build.write_id_maps(pid, identity.IdMaps(ids, ids, (0, 0), "caller"))
             with call(f"open /proc/{pid}/ns", "hako needs /proc"):
@@ -192,7 +192,8 @@ class Pasta:
         """Be hako-pasta: start pasta, tell how that went, and end when it or the supervisor ends."""
         kernel.rename_process("hako-pasta")
         kernel.prctl("SET_PDEATHSIG", kernel.SIGKILL)
-        with call(f"open {TUN}", "pasta needs it and has not root's rights: it is for everybody, of mode 0666, mostly"):
+        hint = f"pasta needs it and has not root's rights: it is for everybody, of mode 0666, mostly; {SEE_CHECK}"
+        with call(f"open {TUN}", hint):
             os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
         held = kernel.capget()[1]
         kernel.capset(held)

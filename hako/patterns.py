@@ -43,3 +43,11 @@ def top(docopt):
 
 def plot(docopt):
     return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option('-o', '--output', 1, 'usage.svg'), docopt.Option(None, '--title', 1, None))), docopt.Argument('FILE', None)), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
+
+
+def task(docopt):
+    return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option(None, '--dask', 1, None), docopt.Option(None, '--jobs', 1, None), docopt.Option(None, '--listen', 1, None), docopt.Option(None, '--ordered', 0, False), docopt.Option(None, '--progress', 0, False), docopt.Option(None, '--stream', 0, False)))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
+
+
+def check(docopt):
+    return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.Option(None, '--json', 0, False)), docopt.Optional(docopt.Option(None, '--deadline', 1, '30'))), docopt.Required(docopt.Option(None, '--clean', 0, False), docopt.Optional(docopt.Option(None, '--json', 0, False)), docopt.Optional(docopt.Argument('DIR', None))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))

@@ -36,11 +36,15 @@ class Report:
         for key, value in figures.items():
             setattr(self, key, value)
 
+    def values(self):
+        """The report as {key: value}, the time as text."""
+        found = {key: getattr(self, key) for key in KEYS}
+        found["start_time"] = timestamp(self.start_time)
+        return found
+
     def json(self):
         """The report as a line of JSON."""
-        values = {key: getattr(self, key) for key in KEYS}
-        values["start_time"] = timestamp(self.start_time)
-        return line(values)
+        return line(self.values())
 
 
 def timestamp(seconds):

@@ -161,28 +161,32 @@ class Outputs:
 
 def parse(data):
     """The Request of DATA, the bytes of one JSON text."""
+    return checked(document(data))
+
+
+def document(data):
+    """The value of DATA, the bytes of one JSON text."""
     try:
-        document = json.read(data)
+        return json.read(data)
     except json.TooDeep:
         raise Invalid("Nested too deep") from None
     except ValueError:
         raise Invalid(None) from None
-    return checked(document)
 
 
-def checked(document):
-    """The Request of DOCUMENT, a value as json.read() has it."""
+def checked(value):
+    """The Request of VALUE, as document() has it."""
     try:
-        found = members(document, None, FIRST)
+        found = members(value, None, FIRST)
         request = Request()
-        for key, value in found.items():
-            setattr(request, SLOTS[key], value)
+        for key, inner in found.items():
+            setattr(request, SLOTS[key], inner)
         for key, reader in THEN.items():
             if key in found or key == "cmd":
                 setattr(request, SLOTS[key], reader(found.get(key), (None, key)))
         agree(request, found)
     except Invalid as err:
-        err.id = identifier_of(document)
+        err.id = identifier_of(value)
         raise
     return request
 

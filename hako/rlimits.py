@@ -41,7 +41,12 @@ def enter(limits):
 def set_limit(rlimit, soft, hard):
     """Set the limit named RLIMIT of this process."""
     # Not resource.setrlimit(): it reports the kernel's EPERM as a ValueError.
-    resource.prlimit(0, NUMBERS.get(rlimit) or getattr(resource, rlimit), (soft, hard))
+    resource.prlimit(0, number_of(rlimit), (soft, hard))
+
+
+def number_of(rlimit):
+    """The number of the limit named RLIMIT."""
+    return NUMBERS.get(rlimit) or getattr(resource, rlimit)
 
 
 def written(soft, hard):

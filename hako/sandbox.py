@@ -11,6 +11,7 @@ class Sandbox:
     """What hako-run and hako-policy build around PROG.
 
     target      directory that becomes the root; contains .hako. None: an empty tmpfs
+    prepared    whether it has to contain that; else it may be any, / too
     mounts      [Bind, Tmpfs, Proc or Dev, without TARGET also Directory, Symlink or File],
                 parents first, one at a place
     writable    whether the root may be written
@@ -27,14 +28,14 @@ class Sandbox:
     """
 
     __slots__ = (
-        *("target", "mounts", "writable", "size", "overlay", "setup", "network", "pasta", "share"),
+        *("target", "prepared", "mounts", "writable", "size", "overlay", "setup", "network", "pasta", "share"),
         *("hostname", "userns", "ids", "as_pid_1"),
     )
 
     def __init__(self, **fields):
         self.target, self.writable, self.size, self.setup = None, False, None, None
         self.hostname, self.userns, self.as_pid_1, self.share = None, "auto", False, ()
-        self.overlay, self.pasta, self.ids = None, (), None
+        self.overlay, self.pasta, self.ids, self.prepared = None, (), None, True
         for name, value in fields.items():
             setattr(self, name, value)
 
@@ -58,21 +59,24 @@ class Bind:
 
 
 class Tmpfs:
-    """An empty tmpfs at DST, of at most SIZE bytes (None: the kernel's half of the memory)."""
+    """An empty tmpfs at DST, of at most SIZE bytes (None: the kernel's half of the memory); read-only if RO.
 
-    __slots__ = ("dst", "size")
+    OPTIONS are further mount options of it, {key: value}.
+    """
 
-    def __init__(self, dst, size=None):
-        self.dst, self.size = dst, size
+    __slots__ = ("dst", "options", "ro", "size")
+
+    def __init__(self, dst, size=None, options=None, ro=False):
+        self.dst, self.size, self.options, self.ro = dst, size, options or {}, ro
 
 
 class Proc:
-    """A fresh, masked proc at DST."""
+    """A fresh, masked proc at DST; read-only if RO."""
 
-    __slots__ = ("dst",)
+    __slots__ = ("dst", "ro")
 
-    def __init__(self, dst="/proc"):
-        self.dst = dst
+    def __init__(self, dst="/proc", ro=False):
+        self.dst, self.ro = dst, ro
 
 
 class Dev:

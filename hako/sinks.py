@@ -36,7 +36,7 @@ HEADER = 4
 ENXIO, EMSGSIZE = 6, 90
 
 
-def failed(what, name, errno):
+def failed(what: str, name: str, errno: int) -> Failure:
     """The Failure that WHAT was being done to NAME, and ERRNO came of it."""
     return Failure(f"{what} '{name}': {os.strerror(errno)}", errno=errno)
 
@@ -79,6 +79,22 @@ def opened(path, wait=False):
     except OSError as err:
         raise failed("Opening", path, err.errno) from err
     return File(fd, path)
+
+
+def filled(data: bytes) -> int:
+    """A descriptor of a file of memory with DATA in it, to be read from its beginning, which nobody can change."""
+    import fcntl
+
+    SEALED = 0x1 | 0x2 | 0x4 | 0x8  # F_SEAL_SEAL, _SHRINK, _GROW and _WRITE
+    try:
+        fd = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(fd, 0, os.SEEK_SET)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALED)
+    except OSError as err:
+        raise failed("Writing", "stdin", err.errno) from err
+    return fd
 
 
 def given(fd, name):

@@ -7,7 +7,7 @@ Who may map any id, as root may, does it without them.
 import os
 
 from hako import identity, kernel, outside, values
-from hako.failure import Failure, call
+from hako.failure import SEE_CHECK, Failure, call
 
 PACKAGE = "uidmap"
 
@@ -36,7 +36,7 @@ def id_maps(who):
     if identity.may_map():
         return identity.IdMaps(*maps, (0, 0), "caller")
     if kernel.prctl("GET_NO_NEW_PRIVS"):
-        raise Failure("--map=subid: newuidmap is a setuid program, and no_new_privs is set here")
+        raise Failure(f"--map=subid: newuidmap is a setuid program, and no_new_privs is set here [{SEE_CHECK}]")
     for name in ("newgidmap", "newuidmap"):
         outside.find(name, PACKAGE)
     return identity.IdMaps(*maps, (0, 0), "newuidmap")
@@ -74,7 +74,8 @@ def delegated(path, names):
             raise Failure(f"--map=subid: {path}:{number}: ids end at {identity.LARGEST_ID}: {line!r}")
         found.append((first, count))
     if not found:
-        raise Failure(f"--map=subid: {path} gives nothing to {names[0]} [add a line like {names[0]}:100000:65536]")
+        hint = f"add a line like {names[0]}:100000:65536; {SEE_CHECK}"
+        raise Failure(f"--map=subid: {path} gives nothing to {names[0]} [{hint}]")
     return found
 
 

@@ -148,7 +148,7 @@ def landlocked(who, options, *argv, **more):
     complaint = f"landlock-exec: landlock: Linux {os.uname().release} has version {ABI} of it, without {lack}"
     refused = who.run("landlock-exec", *options, *argv, **more)
     assert (refused.returncode, refused.stdout) == (125, "")
-    assert refused.stderr == f"{complaint} [PROG can run without, with --best-effort]\n"
+    assert refused.stderr == f"{complaint} [PROG can run without, with --best-effort; see hako-check]\n"
     done = who.run("landlock-exec", "--best-effort", *options, *argv, **more)
     first, _, done.stderr = done.stderr.partition("\n")
     assert first == f"{complaint}: PROG runs without"
@@ -719,7 +719,7 @@ def test_signals(who, options, answers):
 
 # In chains
 
-HINT = "under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted"
+HINT = "under Landlock, of landlock-exec or of a sandbox of uid 0, nothing can be mounted; see hako-check"
 
 
 @vm
@@ -797,7 +797,7 @@ def test_on_a_kernel_without_landlock(who, place):
     argv = ["seccomp-exec", place / "rules", tool, "--ro=/"]
     complaint = f"landlock-exec: landlock: Linux {os.uname().release} offers none here"
     done = who.run(*argv, "true")
-    message = f"{complaint} [PROG can run without, with --best-effort]\n"
+    message = f"{complaint} [PROG can run without, with --best-effort; see hako-check]\n"
     assert (done.returncode, done.stderr) == (125, message)
     done = who.run(*argv, "--best-effort", "sh", "-c", "grep NoNew /proc/self/status")
     assert (done.stdout, done.stderr) == ("NoNewPrivs:\t1\n", f"{complaint}: PROG runs without\n")

@@ -15,7 +15,7 @@ TOP = pathlib.Path(__file__).parent.parent
 # What each module of hako may import of hako. Downwards only; nothing imports a command.
 BASE = {"failure"}
 PLAN = {
-    "__init__": set(),
+    "__init__": {"library", "pool"},  # which only who wants the library imports
     "failure": set(),
     "values": BASE,
     "patterns": set(),
@@ -46,7 +46,22 @@ PLAN = {
     "board": BASE | {"sandboxes"},
     "registry": BASE,
     "sandboxes": BASE | {"group", "kernel", "meter", "registry"},
-    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "registry", "supervise"},
+    "verdict": {"meter"},
+    "loop": BASE,
+    "progress": set(),
+    "steps": BASE | {"foreign", "kernel"},
+    "plan": BASE | {"kernel", "landlock", "limits", "rlimits", "sandbox", "start"},
+    "cell": BASE | {"identity", "kernel", "steps"},
+    "zygote": BASE | {"build", "cell", "guard", "identity", "kernel", "plan", "sandbox", "steps", "supervise"},
+    "janitor": BASE | {"group", "kernel"},
+    "job": BASE | {"build", "cell", "changes", "kernel", "meter", "overlay", "report", "supervise", "verdict"},
+    "engine": BASE
+    | {"build", "cell", "group", "guard", "identity", "janitor", "kernel", "loop", "plan", "steps", "zygote"},
+    "task": BASE
+    | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
+    | {"sandbox", "sinks"},
+    "server": BASE | {"core", "engine", "kernel", "progress", "request", "supervise", "task"},
+    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "registry", "supervise", "verdict"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
     "supervise": BASE | {"kernel"},
@@ -86,12 +101,26 @@ PLAN = {
     "policy_keys": BASE | {"rules", "sandbox", "syscalls", "toml", "values"},
     "policy_text": BASE | {"sandbox", "toml"},
     "policy": BASE | {"bpf", "kafel", "policy_keys", "policy_text", "rules", "sandbox", "toml"},
+    "policy_plan": BASE | {"identity", "kernel", "limits", "outside", "pasta", "plan", "policy", "sandbox"},
     "policy_options": BASE | {"policy", "policy_keys", "sandbox", "values"},
     "start": BASE | {"bpf", "kernel"},
     "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "report", "rules", "start", "supervise", "syscalls"},
+    "causes": BASE | {"cgroup", "kernel", "overlay"},
+    "probe": BASE
+    | {"bpf", "build", "causes", "cgroup", "group", "guard", "identity", "json", "kernel", "landlock", "limits"}
+    | {"outside", "overlay", "pasta", "subids", "supervise"},
     "tcp": {"bpf", "kernel"},
     "landlock": BASE | {"kernel", "tcp"},
     "elf": BASE,
+    "described": BASE
+    | {"identity", "landlock", "limits", "plan", "policy", "policy_keys", "policy_options", "policy_plan", "rlimits"}
+    | {"rules", "sandbox", "values"},
+    "worker": BASE
+    | {"cell", "core", "described", "engine", "guard", "job", "kernel", "output", "request", "sinks", "task", "values"},
+    "link": BASE | {"worker"},
+    "library": BASE | {"link", "sinks"},
+    "pool": BASE | {"library", "link"},
+    "grid": BASE | {"core", "library", "pool", "progress", "server", "task"},
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE
@@ -104,9 +133,21 @@ PLAN = {
     "commands/top": BASE | {"board", "core", "extra", "json", "kernel", "sandboxes", "values"},
     "commands/ps": BASE | {"core", "json", "sandboxes"},
     "commands/policy": BASE
-    | {"build", "cgroup", "changes", "core", "fresh", "identity", "kernel", "landlock", "launch", "limit", "limits"}
-    | {"newfile", "outside", "output", "pasta", "policy", "policy_options", "program", "records", "registry"}
-    | {"rlimits", "sandbox", "start", "terminal"},
+    | {"build", "cgroup", "changes", "core", "fresh", "kernel", "landlock", "launch", "limit", "newfile", "output"}
+    | {
+        "policy",
+        "policy_options",
+        "policy_plan",
+        "program",
+        "records",
+        "registry",
+        "rlimits",
+        "sandbox",
+        "start",
+        "terminal",
+    },
+    "commands/task": BASE | {"grid", "server", "values"},
+    "commands/check": BASE | {"core", "group", "json", "newfile", "overlay", "probe", "values"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},
 }
 # The quotes keep setuptools from taking line 1 for one that pip is to rewrite, without -I: see tools/hako-python.
@@ -160,6 +201,8 @@ def test_what_is_imported_at_the_start(command):
         "landlock-exec": ["--rwx=/", "true"],
         "hako-policy": ["judge", "true"],
         "hako-ps": [],
+        "hako-task": [],
+        "hako-check": [],
     }[command]
     if command != "rlimit-exec":
         code = code.replace("core.prepare", "core.moved = True; core.prepare")  # TARGET and PID are not looked at

@@ -21,7 +21,7 @@ MANY_SMALL = (
 MEMFD = "import os\nfd = os.memfd_create('x')\nwhile True: os.write(fd, bytes(1 << 20))"
 BOMB = "bomb() { bomb | bomb & }; bomb; sleep 30"
 HUNGRY = "while :; do :; done & while :; do :; done"
-SYSTEMD = "root may, and others under: systemd-run --user --scope -p Delegate=yes"
+SYSTEMD = "root may, and others under: systemd-run --user --scope -p Delegate=yes; see hako-check"
 
 
 def limited(who, *argv, report="-", **options):
@@ -588,7 +588,8 @@ def test_in_a_sandbox(who):
     assert time.monotonic() - began < 30
     done = who.inside(*chain)
     message = (
-        "hako-limit: no cgroup can be made here, and no process be found without /proc [behind hako-run: --proc]\n"
+        "hako-limit: no cgroup can be made here, and no process be found without /proc "
+        "[behind hako-run: --proc; see hako-check]\n"
     )
     assert (done.returncode, done.stderr) == (125, message)
 

@@ -36,7 +36,8 @@ OF_THE_SYSTEM = {  # pages that come with Linux, to which ours may point
     *("capabilities(7)", "cgroups(7)", "ip(7)", "landlock(7)", "mount_namespaces(7)", "namespaces(7)"),
     *("pid_namespaces(7)", "user_namespaces(7)"),
 }
-OPTIONS_OF_OTHERS = {"--ro-bind", "--seccomp", "--scope", "--user", "--dns-forward"}  # of others, in examples
+# Of others, in examples and advice.
+OPTIONS_OF_OTHERS = {"--ro-bind", "--seccomp", "--scope", "--user", "--dns-forward", "--security-opt"}
 LANDLOCK_OF_THE_EXAMPLES = 6  # the version with all that they show
 ORDINARY = 65534
 SECONDS = 60  # more than the examples of one page ever take

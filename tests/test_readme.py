@@ -50,8 +50,8 @@ def test_the_first_lines_run(who, place, delegated, line):
         line = re.sub(rf"\b({'|'.join(values)})\b", lambda word: str(values[word[0]]), line)
         line = line.replace("hako-run ", f"hako-run --mount={BUSYBOX}:/bin/busybox:ro ")
         done = who.run("sh", "-c", line)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "" or line == "hako-ps"
+        assert (done.returncode, done.stderr) == (0, "") or (line == "hako-check" and done.returncode == 1)
+        assert done.stdout == "" or line in ("hako-ps", "hako-check")
     finally:
         sandbox.communicate()
 
@@ -73,7 +73,10 @@ def test_make_demo_runs_the_main_job(who):
 def test_install_and_uninstall(who, place):
     """What is installed works for everybody, without the checkout; what is uninstalled is gone."""
     prefix = place / "prefix"
-    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"PREFIX={prefix}"]
+    apparmor = place / "apparmor.d"  # not the system's
+    (apparmor / "abi").mkdir(parents=True)
+    (apparmor / "abi/4.0").touch()
+    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"PREFIX={prefix}", f"APPARMOR={apparmor}"]
     subprocess.run([*make, "install"], check=True, stdin=subprocess.DEVNULL)
     ordinary = Who("user")
     os.chown(place, ordinary.uid, ordinary.uid)
@@ -109,8 +112,28 @@ def test_install_and_uninstall(who, place):
     assert fish.startswith("--mount\t")
     assert bash == "complete -F _hako hako-run\n"
     assert zsh.split().count("_hako") == len(list((TOP / "bin").iterdir()))
+    assert confined(apparmor / "hako") == {str(path) for path in (prefix / "bin").iterdir()}
     subprocess.run([*make, "uninstall"], check=True, stdin=subprocess.DEVNULL)
     assert [path for path in prefix.rglob("*") if path.is_symlink() or not path.is_dir()] == []
+    assert [path.name for path in apparmor.iterdir()] == ["abi"]
+
+
+@pytest.mark.root
+def test_a_profile_that_an_old_apparmor_cannot_read_stays_away(place):
+    place = place / "install"
+    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"PREFIX={place}", f"APPARMOR={place}/apparmor.d"]
+    subprocess.run([*make, "install"], check=True, stdin=subprocess.DEVNULL)
+    assert (place / "bin/hako-check").exists()
+    assert not (place / "apparmor.d").exists()
+
+
+def confined(profile):
+    """The programs to which PROFILE of AppArmor is attached, as far as they are there."""
+    line = next(line for line in profile.read_text().splitlines() if line.startswith("profile "))
+    name, pattern, flags, brace = line.removeprefix("profile ").split(" ")
+    assert (name, flags, brace) == ("hako", "flags=(unconfined)", "{")
+    done = subprocess.run(["bash", "-c", f"printf '%s\\n' {pattern}"], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines())
 
 
 @pytest.mark.root
@@ -120,3 +143,6 @@ def test_install_into_a_staging_directory(place):
     text = (place / "stage/usr/bin/hako-run").read_text()
     assert 'sys.path[:0] = ["/usr/lib/hako"]' in text
     assert "stage" not in text
+    profile = (place / "stage/etc/apparmor.d/hako").read_text()
+    assert "\nprofile hako /usr/bin/{" in profile
+    assert "\n  userns,\n" in profile

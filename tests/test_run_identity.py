@@ -270,7 +270,7 @@ def test_nested_three_deep(who):
     assert (done.stdout, done.stderr) == ("2\n", "")
     if who.name == "root":
         done = who.inside(*again, "/bin/busybox", "true", options=["--proc"])
-        hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user"
+        hint = "uid 0 may be mapped only by who has CAP_SETFCAP: give the outer sandbox --user; see hako-check"
         message = f"hako-run: write /proc/self/uid_map '0 0 1': Operation not permitted [{hint}]\n"
         assert (done.returncode, done.stderr) == (125, message)
 

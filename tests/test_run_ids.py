@@ -25,6 +25,7 @@ FIRST = {"root": 200000, "user": 100000}
 IDS = (
     "busybox cat /proc/self/uid_map /proc/self/gid_map; busybox id -u; busybox id -g; busybox cat /proc/self/setgroups"
 )
+NOTHING = "/etc/{file} gives nothing to {name} [add a line like {name}:100000:65536; see hako-check]"
 
 pytestmark = pytest.mark.root
 
@@ -150,8 +151,8 @@ def test_several_ranges_follow_one_another(somebody):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "/etc/{file} gives nothing to {name} [add a line like {name}:100000:65536]"),
-        ("other:100000:65536\\n", "/etc/{file} gives nothing to {name} [add a line like {name}:100000:65536]"),
+        ("", NOTHING),
+        ("other:100000:65536\\n", NOTHING),
         ("{name}\\n", "/etc/{file}:1: not NAME:FIRST:COUNT: '{name}'"),
         ("{name}:1\\n", "/etc/{file}:1: not NAME:FIRST:COUNT: '{name}:1'"),
         ("{name}:1:2:3\\n", "/etc/{file}:1: not NAME:FIRST:COUNT: '{name}:1:2:3'"),
@@ -216,7 +217,7 @@ def test_newuidmap_that_is_not_there_or_refuses(somebody, place):
     ran = ["/bin/busybox", "echo", "ran"]
     argv = somebody.sandbox(*ran, options=["--map=subid"])
     done = somebody.run("/usr/bin/env", f"PATH={BIN}", *argv)
-    message = "newgidmap: No such file or directory [install it: Debian's package uidmap]"
+    message = "newgidmap: No such file or directory [install it: Debian's package uidmap; see hako-check]"
     assert (done.returncode, done.stdout, done.stderr) == (125, "", f"hako-run: {message}\n")
     fake = place / "fake"
     fake.mkdir()
@@ -241,7 +242,7 @@ def test_under_no_new_privs(somebody):
     if somebody.name == "root":
         assert (done.returncode, done.stdout) == (0, "ran\n")
         return
-    message = "hako-run: --map=subid: newuidmap is a setuid program, and no_new_privs is set here\n"
+    message = "hako-run: --map=subid: newuidmap is a setuid program, and no_new_privs is set here [see hako-check]\n"
     assert (done.returncode, done.stdout, done.stderr) == (125, "", message)
 
 

@@ -348,7 +348,7 @@ def test_bad_arguments_are_one_line_and_nothing_runs(somebody, network, message)
 def test_pasta_that_is_not_there(somebody):
     argv = somebody.sandbox("/bin/busybox", "echo", "ran", options=["--network=pasta"])
     done = somebody.run("/usr/bin/env", f"PATH={BIN}", *argv)
-    message = "hako-run: pasta: No such file or directory [install it: Debian's package passt]\n"
+    message = "hako-run: pasta: No such file or directory [install it: Debian's package passt; see hako-check]\n"
     assert (done.returncode, done.stdout, done.stderr) == (125, "", message)
 
 
@@ -391,7 +391,7 @@ def test_pasta_that_hangs_can_be_interrupted(somebody, place):
 
 def test_without_tun(somebody, world):
     """A device that only root may open, as it is where there is no udev: pasta is not root."""
-    hint = "pasta needs it and has not root's rights: it is for everybody, of mode 0666, mostly"
+    hint = "pasta needs it and has not root's rights: it is for everybody, of mode 0666, mostly; see hako-check"
     message = f"hako-run: open /dev/net/tun: Permission denied [{hint}]\n"
     script = f'mount --bind {world.process.args[7]}/closed /dev/net/tun; exec "$@"'
     closed = pathlib.Path(world.process.args[7]) / "closed"

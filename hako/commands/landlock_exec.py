@@ -31,7 +31,7 @@ See landlock(7), hako-chain(7).
 import os
 
 from hako import core, kernel, landlock, values
-from hako.failure import Failure, show
+from hako.failure import SEE_CHECK, Failure, show
 
 DEFAULT = []
 
@@ -42,7 +42,7 @@ def prepare(args):
     abi = kernel.landlock_abi()
     lack = landlock.lacking(rules, abi)
     if lack and not args["--best-effort"]:
-        raise Failure(f"{landlock.complaint(lack, abi)} [PROG can run without, with --best-effort]")
+        raise Failure(f"{landlock.complaint(lack, abi)} [PROG can run without, with --best-effort; {SEE_CHECK}]")
     domain = landlock.Domain(rules, abi)
     last = args["PROG"] not in core.COMMANDS
     more = needs() if args["--ldd"] else None

@@ -58,8 +58,8 @@ See hako-policy(5), hako-report(5), namespaces(7).
 
 import os
 
-from hako import build, core, identity, kernel, launch, policy, policy_options, program, registry, sandbox
-from hako.failure import Failure, show
+from hako import build, core, kernel, launch, policy, policy_options, policy_plan, program, registry, sandbox
+from hako.failure import SEE_CHECK, Failure, show
 
 DEFAULT = []
 MOVES = True
@@ -76,7 +76,7 @@ def prepare(args):
     verbose = say if args["--verbose"] else silent
     verbose(f"policy: {wanted.name}")
     prog = start_of(wanted, args, verbose)
-    box = describe(wanted)
+    box = policy_plan.box(wanted)
     core.held = prog.identity.held()
     if not core.moved:
         build.check(box)
@@ -171,48 +171,12 @@ def watching(path, box):
 def start_of(wanted, args, verbose):
     """The program.Program of the policy WANTED and the options ARGS; VERBOSE takes a line of --verbose."""
     return program.Program(
-        identity=who(wanted, args["--cap-add"]),
+        identity=policy_plan.who(wanted, args["--cap-add"]),
         env=policy.variables(wanted),
         chdir=wanted.cwd or "/",
         keep_fds=[program.descriptor(text) for text in args["--keep-fd"]],
         name=None,
         say=verbose,
-    )
-
-
-def who(wanted, cap_add):
-    """The identity.Identity of the policy WANTED, with the capabilities CAP_ADD, names.
-
-    Its uid and gid say what PROG is inside. Other groups are taken away with
-    them from who may do that, root; from others only if user or group asks for it.
-    """
-    group = wanted.group if wanted.gid is None else str(wanted.gid)
-    found = identity.resolve(wanted.user, group, cap_add)
-    if wanted.uid is not None:
-        found.uid = wanted.uid
-    may = kernel.capable(identity.CAP_SETGID)
-    given = found.uid is not None or found.gid is not None
-    found.clear_groups = given and (may or wanted.user is not None or wanted.group is not None)
-    if may and found.gid is None and found.uid not in (None, os.geteuid()):
-        raise Failure("uid: needs gid or group too: PROG would keep the caller's group")
-    return found
-
-
-def describe(wanted):
-    """The Sandbox of the policy WANTED."""
-    if wanted.network == "pasta":
-        from hako import outside
-        from hako.pasta import PACKAGE
-
-        outside.find("pasta", PACKAGE)
-    return sandbox.Sandbox(
-        mounts=wanted.tree,
-        writable=wanted.writable,
-        size=wanted.size,
-        network=wanted.network,
-        pasta=list(wanted.network_options),
-        share=tuple(wanted.share),
-        hostname=wanted.hostname,
     )
 
 
@@ -235,7 +199,7 @@ def limiting(wanted, records, enlist):
 
     RECORDS opens the records.Records; ENLIST is a registry.lister().
     """
-    limits = shared_limits(wanted)
+    limits = policy_plan.shared_limits(wanted)
     if limits is None:
         return []
     from hako import cgroup
@@ -248,21 +212,6 @@ def limiting(wanted, records, enlist):
     if limits.output is not None:
         from hako import output
     return [lambda: limit.enter(limits, records(), output, core.waiting, say, enlist)]
-
-
-def shared_limits(wanted):
-    """Those limits, a limits.Limits; None if the policy WANTED has none."""
-    given = {name: wanted.limits[name] for name in ("memory", "pids", "output") if name in wanted.limits}
-    given.update({name: wanted.cgroup[name] for name in ("swap", "cpu", "cpu_weight") if name in wanted.cgroup})
-    if "walltime" in wanted.limits:
-        given["time"] = wanted.limits["walltime"]
-    files = [(name.partition(".")[0], name, text) for name, text in wanted.cgroup.items() if "." in name]
-    if not given and not files:
-        return None
-    from hako.limits import Limits
-
-    called = {name: f"{'limits' if name in wanted.limits else 'cgroup'}.{name}" for name in given}
-    return Limits(**given, files=files, called={**called, **{name: f"cgroup.{name}" for _, name, _ in files}})
 
 
 def confining(wanted, held, last, verbose):
@@ -286,8 +235,7 @@ def confining(wanted, held, last, verbose):
 
 def limiting_each(wanted, verbose):
     """The steps that set those limits of the policy WANTED that hold for each process."""
-    of_each = ("core", "cpu", "fsize", "nofile", "as")  # rlimits.LIMITS says why this order
-    limits = {name: (wanted.limits[name],) * 2 for name in of_each if name in wanted.limits}
+    limits = policy_plan.own_limits(wanted)
     if not limits:
         return []
     from hako import rlimits
@@ -298,20 +246,16 @@ def limiting_each(wanted, verbose):
 
 def restricting(wanted):
     """The landlock.Domain of the policy WANTED, None if it has none; its paths mean what they mean inside."""
-    paths, ports, scopes = wanted.landlock_paths, wanted.landlock_ports, tuple(wanted.landlock_scopes)
-    if paths is None and ports is None and not scopes:
+    restriction = policy_plan.restriction(wanted)
+    if restriction is None:
         return None
     from hako import landlock
 
-    rules = landlock.Rules(
-        paths=None if paths is None else [(access, path) for path, access in paths.items()],
-        ports=None if ports is None else list(ports),
-        scopes=scopes,
-    )
+    rules = landlock.Rules(*restriction)
     abi = kernel.landlock_abi()
     lack = landlock.lacking(rules, abi)
     if lack:
-        raise Failure(landlock.complaint(lack, abi))
+        raise Failure(f"{landlock.complaint(lack, abi)} [{SEE_CHECK}]")
     return landlock.Domain(rules, abi)
 
 

@@ -1,5 +1,6 @@
 """hako-run on a kernel without Landlock: who could overwrite the interpreter is refused, others miss nothing."""
 
+import json
 import pathlib
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 REFUSED = (
     "hako-run: landlock: this kernel has not version 2 of it, and PROG could overwrite the interpreter of hako "
-    "[run PROG as another with --user; see hako-run(1), CAVEATS]\n"
+    "[run PROG as another with --user; see hako-run(1), CAVEATS; see hako-check]\n"
 )
 
 
@@ -47,6 +48,21 @@ def test_who_could_overwrite_the_interpreter_is_refused(who, options):
 )
 def test_root_runs_who_cannot_and_who_may_do_anything(who, options):
     assert mark(who, *options) == (0, "", True)
+
+
+def test_hako_check_says_so(who):
+    """And what to do; hako-run of an ordinary user needs none."""
+    done = who.run("hako-check", "--json")
+    told = json.loads(done.stdout)
+    found = told["features"]["landlock"]
+    assert (done.returncode, found["works"], found["cause"]) == (1, False, "lsm")
+    assert found["why"] == "landlock_create_ruleset: Operation not supported"
+    assert found["advice"].startswith("boot with landlock in the list lsm=")
+    assert [name for name in told["features"] if told["features"][name]["why"] == "needs landlock"] == [
+        *("landlock-files", "landlock-tcp", "landlock-scopes")
+    ]
+    lacking = {name for name, command in told["commands"].items() if "landlock" in command["lacks"]}
+    assert lacking == {"hako-policy", "landlock-exec", *(["hako-run"] if who.name == "root" else [])}
 
 
 @pytest.mark.parametrize("options", [(), ("--as-pid-1",), ("--cap-add=all",)], ids=" ".join)

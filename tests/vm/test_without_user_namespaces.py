@@ -1,16 +1,22 @@
 """hako-run where user namespaces are switched off: an ordinary user is refused, root needs none."""
 
+import json
 import pathlib
 
 import pytest
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 NAMESPACES = "user,mnt,pid,net,ipc,uts,cgroup"
-HINT = "[user namespaces are not to be had here; root needs none]"
+HINT = "[user namespaces are not to be had here; root needs none; see hako-check]"
 REFUSED = {  # by the sysctl that switches them off
     "user.max_user_namespaces": f"hako-run: clone3 {NAMESPACES}: No space left on device {HINT}\n",
     "kernel.unprivileged_userns_clone": f"hako-run: clone3 {NAMESPACES}: Operation not permitted {HINT}\n",
 }
+REASONS = {
+    "user.max_user_namespaces": "clone3 user,uts: No space left on device",
+    "kernel.unprivileged_userns_clone": "clone3 user,uts: Operation not permitted",
+}
+NEEDING = ("namespaces", "setns", "mounts", "fd-mounts", "proc", "overlay")
 
 
 @pytest.fixture(params=REFUSED)
@@ -43,6 +49,25 @@ def test_root_may_ask_for_one(who, switched_off):
     for_everybody = switched_off == "user.max_user_namespaces"
     expected = (125, REFUSED[switched_off], False) if for_everybody else (0, "", True)
     assert mark(who, "--userns=always") == expected
+
+
+def test_hako_check_names_the_sysctl(who, switched_off):
+    """And what to do. Debian's does not concern root, who needs none for the rest."""
+    done = who.run("hako-check", "--json")
+    features = json.loads(done.stdout)["features"]
+    found = features["user-namespaces"]
+    if who.name == "root" and switched_off == "kernel.unprivileged_userns_clone":
+        assert found["works"]
+    else:
+        assert (done.returncode, found["works"], found["cause"]) == (1, False, switched_off)
+        assert found["advice"].startswith(f"as root: sysctl -w {switched_off}=")
+        assert found["why"] == REASONS[switched_off]
+    assert [features[name]["works"] for name in NEEDING] == [True if who.name == "root" else None] * len(NEEDING)
+
+
+def test_hako_check_finds_them(who):
+    features = json.loads(who.run("hako-check", "--json").stdout)["features"]
+    assert [name for name in ("user-namespaces", *NEEDING) if not features[name]["works"]] == []
 
 
 def test_with_them_it_works(who):

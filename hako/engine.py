@@ -1,0 +1,401 @@
+"""Runs jobs, many at once, in one process: cells made ahead or from the beginning, what they cost, how they end."""
+
+import os
+import time
+from _collections import deque
+
+from hako import build, cell, group, guard, identity, kernel, steps, zygote
+from hako import plan as plans
+from hako.failure import Failure
+from hako.loop import Loop
+
+MOST_ZYGOTES = 16  # of plans of which none is used now
+MOST_TRIES = 2  # of a job whose zygote died
+FILES, MESSAGE = 253, 2**16
+ESRCH = 3
+CAP_KILL = 5
+REFUSED = (1, 28, 87)  # EPERM, ENOSPC and EUSERS of clone3: no user namespace
+SOON = 0.005  # seconds until the next attempt to remove a cgroup
+
+
+class Cell:
+    """A sandbox in SLOT that waits for its order, or has it.
+
+    pid, pidfd  of its init
+    home        the Zygote that made it, or None
+    job         who has it, or None
+    """
+
+    __slots__ = ("engine", "home", "job", "pid", "pidfd", "slot")
+
+    def __init__(self, engine, slot, pid, pidfd, home=None):
+        self.engine, self.slot, self.pid, self.pidfd, self.home, self.job = engine, slot, pid, pidfd, home, None
+        engine.cells.add(self)
+        engine.loop.watch(pidfd, self.end)
+
+    def order(self, job):
+        """Have PROG of JOB run in it; return what cell.put_order() does."""
+        self.job = job
+        records = cell.put_order(self.slot, job.plan, job.order)
+        order = job.order
+        files = [*order.stdio, *(fd for fd, _ in order.cgroups)]
+        data = b"".join(fd.to_bytes(4, "little") for fd in files)
+        try:
+            self.slot.socket.sendmsg([b"o"], [(1, cell.RIGHTS, data)], kernel.MSG_NOSIGNAL)
+        except OSError:
+            pass  # it has ended, and tells why
+        return records
+
+    def kill(self):
+        """End it, with all that is in there."""
+        try:
+            kernel.pidfd_send_signal(self.pidfd, kernel.SIGKILL)
+        except Failure as err:
+            if err.errno != ESRCH:
+                raise
+
+    def end(self):
+        """See how it has ended."""
+        self.engine.loop.forget(self.pidfd)
+        self.engine.cells.discard(self)
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        if self.job is not None:
+            self.job.over(status, self.slot)
+            self.let_go()
+        elif self.home is not None:
+            self.home.lose(self)
+        else:
+            self.let_go()
+
+    def let_go(self):
+        """Have its slot used again."""
+        (self.home or self.engine).put_back(self.slot)
+
+
+class Zygote:
+    """A zygote of PLAN, as the engine sees it.
+
+    pid, pidfd  of it
+    control     the socket to it
+    slots       cell.Slots, of which those with the numbers `free` have no cell in them
+    making      numbers of those in which it is to make one, in that order
+    spares      Cells that wait for a job
+    waiting     jobs that wait for a cell
+    live        how many Cells there are in them
+    ready       whether it has built its root
+    ended       whether it is gone
+    failure     a Failure that none of those waiting was told, or None
+    """
+
+    __slots__ = (
+        *("control", "ended", "engine", "failure", "free", "live", "making", "pid", "pidfd", "plan"),
+        *("ready", "region", "slots", "spares", "waiting"),
+    )
+
+    def __init__(self, engine, of, parts):
+        self.engine, self.plan, self.failure = engine, of, None
+        self.ready, self.ended, self.live = False, False, 0
+        count = min(2 * engine.jobs + 1, 200)
+        self.region = steps.Region(count * cell.SIZE)
+        self.slots = [cell.Slot(self.region, number * cell.SIZE) for number in range(count)]
+        self.free, self.making, self.spares, self.waiting = deque(range(count)), deque(), deque(), deque()
+        self.control, inner = kernel.socketpair()
+        ids = engine.ids(of)
+        flags = kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS
+        flags |= 0 if "uts" in of.box.share else kernel.CLONE_NEWUTS
+        self.pid, self.pidfd = engine.clone(flags)
+        if not self.pid:
+            zygote.be(of, parts, ids, inner, self.slots)
+        os.close(inner)
+        engine.map_ids(self.pid, ids, self.control)
+        engine.loop.watch(self.control, self.hear)
+
+    def take(self, job):
+        """Give JOB a cell, now or later; and have the next one made meanwhile."""
+        if self.failure is not None:
+            failure, self.failure = self.failure, None
+            job.fail(str(failure))
+            return
+        if self.spares:
+            job.go(self.spares.popleft())
+        else:
+            self.waiting.append(job)
+        self.make_ahead()
+
+    def make_ahead(self):
+        """Have as many cells made as wait for one, and one more for each job that may come next."""
+        wanted = len(self.waiting) + self.engine.ahead
+        while self.free and len(self.making) + len(self.spares) < wanted:
+            number = self.free.popleft()
+            self.slots[number].clear()
+            self.making.append(number)
+            if self.ready:
+                self.ask(number)
+
+    def ask(self, number):
+        """Have it make a cell in the slot NUMBER."""
+        try:
+            os.write(self.control, bytes([number]))
+        except OSError:
+            pass  # it has died, which shows soon
+
+    def hear(self):
+        """Take what it says."""
+        try:
+            said = os.read(self.control, MESSAGE)
+        except OSError:
+            said = b""
+        if not said or said.startswith(zygote.STOPPED):
+            self.end(os.fsdecode(said[1:]))
+        elif said.startswith(b"r") and not self.ready:
+            self.ready = True
+            for slot in self.slots:
+                slot.know(said[1:])
+            for number in self.making:
+                self.ask(number)
+        else:
+            self.take_cell(int.from_bytes(said[1:], "little"))
+
+    def take_cell(self, pid):
+        """Take the cell of the init PID, the next of those that it was to make."""
+        slot = self.slots[self.making.popleft()]
+        self.live += 1
+        made = Cell(self.engine, slot, pid, kernel.pidfd_open(pid), self)
+        if self.waiting:
+            self.waiting.popleft().go(made)
+        else:
+            self.spares.append(made)
+
+    def lose(self, spare):
+        """The cell SPARE has ended before it had a job: tell the next why, unless it was to."""
+        if self.ended:
+            self.put_back(spare.slot)
+            return
+        if spare in self.spares:
+            self.spares.remove(spare)
+        failure = spare.slot.failure() or Failure("the init of a sandbox was killed")
+        self.put_back(spare.slot)
+        if self.waiting:
+            self.waiting.popleft().fail(str(failure))
+        else:
+            self.failure = failure
+
+    def put_back(self, slot):
+        """Nobody uses SLOT any more."""
+        self.live -= 1
+        if self.ended:
+            self.let_go()
+            return
+        self.free.append(self.slots.index(slot))
+        if self.waiting:
+            self.make_ahead()
+
+    def let_go(self):
+        """Give back the memory, if nobody is in it any more."""
+        if not self.live:
+            for slot in self.slots:
+                slot.close()
+            self.region.close()
+
+    def end(self, why):
+        """It has ended, or ends now: WHY, or it was killed, "". Those that it made and that have a job go on."""
+        self.engine.loop.forget(self.control)
+        self.engine.drop(self)
+        os.close(self.control)
+        try:
+            kernel.pidfd_send_signal(self.pidfd, kernel.SIGKILL)
+        except Failure:
+            pass
+        os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+        self.ended = True
+        for spare in self.spares:
+            spare.kill()
+        self.let_go()
+        waiting, self.waiting = self.waiting, deque()
+        for job in waiting:
+            if why:
+                job.fail(why)
+            else:
+                self.engine.try_again(job)
+
+    def is_idle(self):
+        """Whether nobody has or wants a cell of it."""
+        return not self.waiting and len(self.free) + len(self.making) + len(self.spares) == len(self.slots)
+
+
+class Engine:
+    """Runs jobs, at most JOBS at once; WARM: by zygotes, where that can be.
+
+    ahead      how many cells are made before somebody wants them, for each plan
+    queue      jobs that wait for their turn
+    running    those that had it and are not over
+    cells      all Cells
+    zygotes    {plan: Zygote}, the one that was used last comes last
+    free       Slots of cells without a zygote that nobody uses
+    places     what group.find() has found
+    null       descriptor of /dev/null
+    """
+
+    __slots__ = (
+        *("ahead", "cells", "free", "groups", "janitor", "jobs", "loop", "null", "places", "queue", "running"),
+        *("warm", "zygotes"),
+    )
+
+    def __init__(self, jobs, warm=True):
+        self.jobs, self.warm, self.loop = jobs, warm, Loop()
+        self.ahead = max(1, min(jobs, len(os.sched_getaffinity(0))))
+        self.queue, self.running, self.cells = deque(), set(), set()
+        self.zygotes, self.free, self.places, self.janitor = {}, [], {}, None
+        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+
+    def submit(self, job):
+        """Run JOB when its turn comes."""
+        self.queue.append(job)
+        self.start_next()
+
+    def start_next(self):
+        """Start jobs, as many as may run."""
+        while self.queue and len(self.running) < self.jobs:
+            job = self.queue.popleft()
+            self.running.add(job)
+            job.start(self)
+
+    def cancel(self, job):
+        """JOB does not run if it does not yet."""
+        if job in self.queue:
+            self.queue.remove(job)
+
+    def withdraw(self, job):
+        """JOB wants no cell any more."""
+        for one in self.zygotes.values():
+            if job in one.waiting:
+                one.waiting.remove(job)
+
+    def take(self, job):
+        """Give JOB a cell for its plan, now or later: its go(cell) or fail(why) is called."""
+        of = job.plan
+        try:
+            parts = plans.split(of.box, of.capabilities()) if self.warm else None
+            if parts is None:
+                job.go(self.make_alone(job))
+                return
+            one = self.zygotes.get(of)
+            if one is None:
+                self.make_room()
+                one = Zygote(self, of, parts)
+            else:
+                del self.zygotes[of]
+            self.zygotes[of] = one  # the last one that was used comes last
+        except Failure as err:
+            job.fail(str(err))
+            return
+        one.take(job)
+
+    def try_again(self, job):
+        """Give JOB, whose zygote was killed, a cell of another; but not for ever."""
+        job.tries += 1
+        if job.tries > MOST_TRIES:
+            job.fail("the process that makes its sandbox was killed")
+        else:
+            self.take(job)
+
+    def make_room(self):
+        """End zygotes that were not used for the longest time, if there are many."""
+        for one in list(self.zygotes.values()):
+            if len(self.zygotes) < MOST_ZYGOTES:
+                return
+            if one.is_idle():
+                one.end("")
+
+    def drop(self, one):
+        """Forget the Zygote ONE."""
+        if self.zygotes.get(one.plan) is one:
+            del self.zygotes[one.plan]
+
+    def make_alone(self, job):
+        """A Cell for JOB that is built from the beginning."""
+        of = job.plan
+        slot = self.free.pop() if self.free else cell.Slot(steps.Region(cell.SIZE), 0)
+        slot.clear()
+        ids = self.ids(of)
+        pid, pidfd = self.clone(build.namespaces(of.box))
+        if not pid:
+            zygote.be_alone(of, ids, slot, job.layers)
+        self.map_ids(pid, ids, slot.socket.fileno())
+        return Cell(self, slot, pid, pidfd)
+
+    def put_back(self, slot):
+        """Nobody uses SLOT, which is of no zygote, any more."""
+        self.free.append(slot)
+
+    @staticmethod
+    def ids(of):
+        """The identity.IdMaps of a sandbox of the plan OF."""
+        of.identity.note_groups()
+        ids = identity.id_maps(of.identity)
+        outside = ids.outside()[0]
+        if outside != os.geteuid() and not kernel.capable(CAP_KILL):
+            # Not the end of this process either would end it: the kernel asks whether this may send it a signal.
+            raise Failure(f"uid {outside}: without CAP_KILL a sandbox of another user cannot be ended")
+        of.guarded = guard.writes_interpreter(ids.host_uid(of.identity), ())
+        return ids
+
+    @staticmethod
+    def clone(flags):
+        """A child in new namespaces, FLAGS; a Failure says where they are to be had."""
+        try:
+            return kernel.clone3(flags)
+        except Failure as err:
+            hint = " [user namespaces are not to be had here]" if err.errno in REFUSED else ""
+            raise Failure(f"{err}{hint}", errno=err.errno) from err
+
+    @staticmethod
+    def map_ids(pid, ids, control):
+        """Map IDS in the user namespace of process PID, if that is for this process to do, and tell it by CONTROL."""
+        if ids.writer == "caller":
+            build.write_id_maps(pid, ids)
+            os.write(control, b"m")
+
+    def new_group(self, limits, wanted):
+        """A new group.Group for the Limits LIMITS, with the controllers WANTED if they are to be had; or None."""
+        needed = limits.needed()
+        if not needed and not wanted:
+            return None
+        key = (*needed, None, *wanted, None, limits.parent)
+        if key not in self.places:
+            self.places[key] = group.find(needed, wanted, limits.parent)
+        if self.places[key] is None:
+            return None
+        made = group.make(*self.places[key], needed)
+        if made is not None:
+            if self.janitor is None:
+                from hako.janitor import Janitor
+
+                self.janitor = Janitor()
+            self.janitor.know(made)
+        return made
+
+    def end_group(self, made):
+        """Remove the Group MADE, now or, if the kernel is not ready for it, soon; all in it are dead."""
+        if made.try_to_remove():
+            self.janitor.forget(made)
+        else:
+            made.kill()
+            self.loop.at(time.monotonic() + SOON, lambda: self.end_group(made))
+
+    def close(self):
+        """End all: jobs, zygotes, and what is left of cgroups."""
+        self.queue.clear()
+        for job in list(self.running):
+            job.stop()
+        while self.running or any(timer.function for timer in self.loop.timers):
+            self.loop.turn()
+        for one in list(self.zygotes.values()):
+            one.end("")
+        while self.cells:
+            self.loop.turn()
+        if self.janitor is not None:
+            self.janitor.close()
+        os.close(self.null)

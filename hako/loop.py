@@ -1,0 +1,74 @@
+"""Waits for descriptors and for times, and calls back. See poll(2)."""
+
+import select
+import time
+from _heapq import heappop, heappush
+
+from hako.failure import call
+
+
+class Timer:
+    """A call of FUNCTION at the monotonic time AT, unless it is cancelled: then FUNCTION is None."""
+
+    __slots__ = ("at", "function")
+
+    def __init__(self, at, function):
+        self.at, self.function = at, function
+
+    def __lt__(self, other):
+        return self.at < other.at
+
+    def cancel(self):
+        """Do not call."""
+        self.function = None
+
+
+class Loop:
+    """What one process waits for: {descriptor: function}, timers, and whether it is to go on."""
+
+    __slots__ = ("calls", "poll", "timers", "wanted")
+
+    def __init__(self):
+        self.poll, self.calls, self.timers, self.wanted = select.poll(), {}, [], {}
+
+    def watch(self, fd, function, events=select.POLLIN):
+        """Call FUNCTION whenever one of EVENTS, POLL*, happens to FD."""
+        self.calls[fd], self.wanted[fd] = function, events
+        self.poll.register(fd, events)
+
+    def forget(self, fd):
+        """Wait for FD no longer. It may be closed already."""
+        if self.calls.pop(fd, None) is not None:
+            del self.wanted[fd]
+            self.poll.unregister(fd)
+
+    def at(self, when, function):
+        """Call FUNCTION at the monotonic time WHEN; return the Timer."""
+        timer = Timer(when, function)
+        heappush(self.timers, timer)
+        return timer
+
+    def turn(self):
+        """Wait for what comes first, and call."""
+        pause = self.call_timers()
+        with call("poll"):
+            ready = self.poll.poll(pause)
+        for fd, _ in ready:
+            function = self.calls.get(fd)  # it may have been forgotten by one of those before
+            if function is not None:
+                function()
+
+    def call_timers(self):
+        """Call the timers whose time has come; return the milliseconds until the next, or None."""
+        timers = self.timers
+        while timers:
+            first = timers[0]
+            if first.function is None:
+                heappop(timers)
+                continue
+            left = first.at - time.monotonic()
+            if left > 0:
+                return left * 1000 + 1
+            heappop(timers)
+            first.function()
+        return None

@@ -1,0 +1,262 @@
+"""The worker process of the library: runs what its clients ask for through sockets, and ends when they are gone.
+
+It is started once and has one thread; whoever starts it is never forked. A
+client, hako.library, has a connection for each program that runs at a time:
+a message is what marshal makes of a dictionary, with descriptors beside it; one
+that is too long for a message is in a file of memory.
+"""
+
+import _signal
+import marshal
+import os
+import sys
+from _socket import socket
+
+from hako import cell, core, described, guard, job, kernel, output, request, sinks, task, values
+from hako.engine import Engine
+from hako.failure import Failure
+
+CONTROL = 0  # descriptor of the socket through which connections come
+LARGEST, FILES = 2**16, 2048  # bytes of a message, and of the descriptors with one
+LONG = b"m"  # a message that is in a file
+MOST_KNOWN = 256
+
+
+def main(jobs, parent):
+    """Serve the process PARENT, JOBS programs at once; never return."""
+    for number in (kernel.SIGPIPE, kernel.SIGXFSZ, kernel.SIGINT):
+        _signal.signal(number, _signal.SIG_IGN)  # ^C is for the program that uses the library
+    sys.path.append(os.path.dirname(os.path.dirname(__file__)))
+    worker = Worker(Engine(jobs))
+    try:
+        worker.serve(parent)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    os._exit(core.FAILED)
+
+
+class Worker:
+    """What clients share: the ENGINE, the sandboxes that are known, the plans of tasks."""
+
+    __slots__ = ("connections", "engine", "known", "pidfd", "plans")
+
+    def __init__(self, engine):
+        self.engine, self.known, self.plans, self.connections = engine, {}, task.Plans(), set()
+
+    def serve(self, parent):
+        """Take connections until the process PARENT has ended, or wants no more."""
+        self.pidfd = kernel.pidfd_open(parent)
+        control = socket(fileno=CONTROL)
+        self.engine.loop.watch(self.pidfd, self.end)  # also if others, that it has forked, have the socket too
+        self.engine.loop.watch(CONTROL, lambda: self.connect(control))
+        while True:
+            self.engine.loop.turn()
+
+    def end(self):
+        """End with all that runs."""
+        for fd in (self.pidfd, CONTROL):
+            self.engine.loop.forget(fd)
+        self.engine.close()
+        os._exit(0)
+
+    def connect(self, control):
+        """Take the connections that come through CONTROL."""
+        data, files = receive(control)
+        if data is None:
+            self.end()
+        for fd in files:
+            self.connections.add(Connection(self, socket(fileno=fd)))
+
+    def described(self, key):
+        """The described.Described of KEY, the keyword arguments of a hako.Sandbox as marshal has them."""
+        found = self.known.get(key)
+        if found is None:
+            found = described.describe(marshal.loads(key))
+            if len(self.known) >= MOST_KNOWN:
+                self.known.clear()
+            self.known[key] = found
+        return found
+
+
+def receive(from_socket: socket) -> tuple[bytes | None, list[int]]:
+    """The next message of FROM_SOCKET and its descriptors; None and none at its end."""
+    try:
+        data, control, _, _ = from_socket.recvmsg(LARGEST + 1, FILES, cell.CLOEXEC)
+    except OSError:
+        data, control = b"", []
+    files = cell.descriptors(control)
+    if not data:
+        return None, files
+    if data == LONG:
+        with open(files.pop(0), "rb") as file:
+            file.seek(0)
+            data = file.read()
+    return data, files
+
+
+def send(to_socket: socket, message: dict[str, object], files: list[int] | tuple[int, ...] = ()) -> None:
+    """Send MESSAGE, a dictionary, through TO_SOCKET, with the descriptors FILES."""
+    data = marshal.dumps(message)
+    more = []
+    if len(data) > LARGEST:
+        more = [sinks.filled(data)]
+        data = LONG
+    rights = b"".join(fd.to_bytes(4, "little") for fd in (*more, *files))
+    try:
+        to_socket.sendmsg([data], [(1, cell.RIGHTS, rights)] if rights else [], kernel.MSG_NOSIGNAL)
+    finally:
+        for fd in more:
+            os.close(fd)
+
+
+class Connection:
+    """One client's, who runs one program at a time; JOB is it, or None."""
+
+    __slots__ = ("job", "socket", "worker")
+
+    def __init__(self, worker, client):
+        self.worker, self.socket, self.job = worker, client, None
+        worker.engine.loop.watch(client.fileno(), self.hear)
+
+    def hear(self):
+        """Do what the client wants."""
+        data, files = receive(self.socket)
+        if data is None:
+            self.end()
+            return
+        message = marshal.loads(data)
+        if "kill" in message:
+            if self.job is not None:
+                self.job.kill()
+            return
+        try:
+            if "task" in message:
+                self.job = self.task(message["task"])
+            else:
+                self.job = Run(self, self.worker.described(message["sandbox"]), message, files)
+        except Failure as err:
+            for fd in files:
+                os.close(fd)
+            self.tell({"failure": str(err)})
+            return
+        if self.job is not None:
+            self.worker.engine.submit(self.job)
+
+    def task(self, line):
+        """The job of LINE, a request of hako-task(5); None if it is answered already."""
+        try:
+            document = request.document(line)
+            wanted = request.checked(document)
+            return task.Task(self.worker.plans.of(document, wanted), wanted, self.respond)
+        except request.Invalid as err:
+            self.tell({"response": task.line(task.invalid(err))})
+            return None
+
+    def respond(self, response, one):
+        """Send RESPONSE of the Task ONE."""
+        del one
+        self.tell({"response": task.line(response)})
+
+    def tell(self, message):
+        """Send MESSAGE; the program is over."""
+        self.job = None
+        try:
+            send(self.socket, message)
+        except OSError:
+            self.end()
+
+    def end(self):
+        """The client is gone: so is what it wanted."""
+        if self.job is not None:
+            self.job.stop()
+            self.worker.engine.cancel(self.job)
+            self.job = None
+        self.worker.connections.discard(self)
+        self.worker.engine.loop.forget(self.socket.fileno())
+        self.socket.close()
+
+
+class Together(sinks.Sink):
+    """A Sink whose limit, TOTAL bytes, it has together with OTHERS."""
+
+    __slots__ = ("others", "total")
+
+    def __init__(self, source, out, total, others):
+        super().__init__(source, out, total)
+        self.total, self.others = total, others
+
+    def admitted(self, data):
+        """As much of DATA as there is room for."""
+        self.limit = self.total - sum(other.count for other in self.others if other is not self)
+        return super().admitted(data)
+
+
+class Run(job.Job):
+    """What MESSAGE asks for in the sandbox OF, a described.Described, for CONNECTION, with the descriptors FILES.
+
+    taken   {"stdout" or "stderr": its Sink}
+    """
+
+    __slots__ = ("connection", "files", "message", "of", "taken")
+
+    def __init__(self, connection, of, message, files):
+        super().__init__(of.plan, of.limits)
+        self.connection, self.of, self.message, self.files, self.taken = connection, of, message, files, {}
+        self.changes = of.changes
+        if message.get("time") is not None:
+            self.limits = type(of.limits)(**{name: getattr(of.limits, name) for name in of.limits.__slots__})
+            self.limits.time = message["time"]
+
+    def prepare(self):
+        """Make the order, and open what output goes to."""
+        message, null = self.message, self.engine.null
+        self.passed += self.files
+        env = {**self.of.env, **message.get("env", {})}
+        argv = message["argv"]
+        path = os.fsencode(env.get("PATH", described.DEFAULT_PATH))
+        self.order = cell.Order(
+            argv,
+            [os.fsencode(f"{name}={value}") for name, value in env.items()],
+            [null, null, null],
+            cell.places(argv[0], path),
+            os.fsencode(message.get("chdir") or self.of.chdir),
+        )
+        together = []
+        for place, kind in enumerate(message["stdio"]):
+            self.connect(place, kind, together)
+        if any(guard.is_terminal(fd) for fd in self.order.stdio):
+            self.order.filter = guard.terminal_filter()
+
+    def connect(self, place, kind, together):
+        """Connect PLACE, 0, 1 or 2, as KIND says: None, the index of a descriptor, "capture", or "stdout" for 2."""
+        limit = self.limits.output
+        if kind is None:
+            return
+        if kind == "stdout":
+            self.order.stdio[place] = self.order.stdio[1]
+            return
+        if kind != "capture" and (limit is None or place == 0):
+            self.order.stdio[place] = self.files[kind]
+            return
+        ours, theirs = os.pipe()
+        self.passed.append(theirs)
+        self.order.stdio[place] = theirs
+        if kind == "capture":
+            out = sinks.Memory()
+        else:
+            own, waits = output.patient(self.files[kind])
+            out = sinks.File(own, "stdout" if place == 1 else "stderr", waits)
+        sink = Together(ours, out, values.LARGEST if limit is None else limit, together)
+        together.append(sink)
+        self.sinks.append(sink)
+        if kind == "capture":
+            self.taken["stdout" if place == 1 else "stderr"] = sink
+
+    def ended(self):
+        """Send the result."""
+        found = {"report": self.report.values()}
+        for name, sink in self.taken.items():
+            found[name] = bytes(sink.out.data)
+        if isinstance(self.changes, bytes):
+            found["changes"] = self.changes
+        self.connection.tell({"result": found})
