@@ -6,13 +6,16 @@
 # make deb      the Debian package, in build/deb
 # make check-packages  what pip and dpkg make of it, installed in clean places; needs a network
 # make bench    how fast, beside what else there is
-# make fuzz     the parsers of rules and policies, FUZZ_SECONDS each
+# make fuzz     all that reads what strangers may have written, FUZZ_SECONDS each
+# make soak     thousands of sandboxes, hundreds at once: does anything stay behind?
+# make check-faults each system call of the set-up failing, one at a time: some hours
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 
 BUILD = build
 PREFIX = /usr/local
 DESTDIR =
 FUZZ_SECONDS = 600
+SOAK = --sequential=10000 --together=300
 PYTHON := $(shell tools/find-python)
 COMMANDS = $(notdir $(wildcard bin/*))
 PAGES = $(notdir $(wildcard man/*))
@@ -85,14 +88,23 @@ bench: all
 
 fuzz: all
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check atheris
-	mkdir -p $(BUILD)/fuzz/kafel $(BUILD)/fuzz/oci $(BUILD)/fuzz/policy
+	mkdir -p $(addprefix $(BUILD)/fuzz/,kafel oci policy request elf values)
 	cp hako/profiles/*.kafel hako/profiles/groups/*.kafel $(BUILD)/fuzz/kafel
 	cp tests/fuzz/*.json $(BUILD)/fuzz/oci
 	cp hako/policies/*.toml $(BUILD)/fuzz/policy
+	cp tests/fuzz/request.seed $(BUILD)/fuzz/request
+	cp /bin/true $(BUILD)/fuzz/elf
 	for language in kafel oci; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/rules.py $$language \
 		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$language || exit 1; done
-	PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/policy.py \
-		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/policy
+	for reader in policy request elf values; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/$$reader.py \
+		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$reader || exit 1; done
+
+check-faults: all
+	HAKO_FAULTS=1 $(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider tests/test_faults.py
+
+soak: all
+	$(VENV)/bin/python3 tests/soak.py $(SOAK)
+	$(VENV)/bin/python3 tests/soak.py --user $(SOAK)
 
 install: all install-files
 	install -m 644 $(SITE)/docopt.py $(SITE)/prctl.py $(SITE)/_prctl*.so $(DESTDIR)$(LIBRARY)
@@ -134,4 +146,4 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns completions html demo check check-vm check-packages deb bench fuzz install install-files uninstall clean
+.PHONY: all patterns completions html demo check check-vm check-packages check-faults soak deb bench fuzz install install-files uninstall clean

@@ -10,7 +10,7 @@ import os
 import sys
 
 from hako import __version__
-from hako.failure import FAILED, Failure, call, show
+from hako.failure import FAILED, Failure, call, line_of, show
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as env(1)
 COMMANDS = {  # what a chain may name
@@ -68,7 +68,9 @@ def main(argv):
     except Failure as err:
         fail(f"{getattr(err, 'name', name)}: {err}", err.status)
     except OSError as err:
-        fail(f"{name}: {err.filename or 'a system call'}: {err.strerror}", FAILED)
+        fail(f"{name}: {line_of(err)}", FAILED)
+    except ImportError as err:  # not to be read just now; what is missing for good is found by the tests
+        fail(f"{name}: import {err.name}: {err}", FAILED)
     except MemoryError:
         fail(f"{name}: out of memory", FAILED)
     except Exception:

@@ -39,6 +39,24 @@ class call:  # noqa: N801  reads as a verb: with call("open /x"):
             raise refused(self.what, err.errno, self.hint) from err
 
 
+def line_of(err):
+    """ERR, a Failure or an OSError, as a line. Of a call that nothing names is known where it was made."""
+    if isinstance(err, Failure):
+        return str(err)
+    if isinstance(err.filename, (str, bytes)):
+        return f"{show(err.filename)}: {err.strerror}"
+    frame = err.__traceback__
+    while frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}"
+    return f"a system call at {place}: {err.strerror}"
+
+
+def as_failure(err):
+    """ERR, a Failure or an OSError, as a Failure."""
+    return err if isinstance(err, Failure) else Failure(line_of(err), errno=err.errno)
+
+
 def refused(what, errno, hint=""):
     """The Failure of the call and object WHAT that the kernel answered with ERRNO."""
     if errno == ENOSYS and SEE_CHECK not in hint:

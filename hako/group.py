@@ -13,7 +13,7 @@ import time
 from hako import cgroup, kernel
 from hako.failure import SEE_CHECK, Failure, call, refused, show
 
-EPERM, ENOENT, ESRCH, EACCES, EBUSY, EROFS = 1, 2, 3, 13, 16, 30
+EPERM, ENOENT, ESRCH, EACCES, EBUSY, EROFS, EOPNOTSUPP = 1, 2, 3, 13, 16, 30, 95
 DENIED = (EACCES, EPERM, EROFS)
 OF_SWAP = ("memory.swap.max", "memory.memsw.limit_in_bytes")  # missing where the kernel does not account for swap
 KILLING = 2.0  # seconds for which the end of killed processes is waited for
@@ -78,8 +78,11 @@ class Group:
     def limit(self, limits):
         """Put the limits.Limits LIMITS in force."""
         for controller, name, value in limits.settings(self.version):
-            if name not in OF_SWAP or self.read(controller, name) or swap_is_there():
+            try:
                 self.write(controller, name, value)
+            except Failure as err:
+                if name not in OF_SWAP or err.errno not in (ENOENT, EOPNOTSUPP) or swap_is_there():
+                    raise
 
     def open_file(self, controller, name):
         """A descriptor of the file NAME of CONTROLLER, to read; None if there is none."""

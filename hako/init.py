@@ -9,7 +9,7 @@ import os
 import select
 
 from hako import identity, kernel, supervise
-from hako.failure import FAILED, Failure, call
+from hako.failure import FAILED, Failure, call, line_of
 
 
 def be(prog, who, channels):
@@ -21,7 +21,7 @@ def be(prog, who, channels):
         settle_init(who, channels)
         serve(prog, channels)
     except (Failure, OSError) as err:
-        os.write(channels.ended[1], os.fsencode(str(err)))
+        os.write(channels.ended[1], os.fsencode(line_of(err)))
     os._exit(FAILED)
 
 

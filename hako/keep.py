@@ -11,7 +11,7 @@ import select
 import time
 
 from hako import group, kernel, supervise
-from hako.failure import Failure, call
+from hako.failure import Failure, call, line_of
 
 ENDED = 5.0  # seconds for which the end of killed processes is waited for: one may hang in the kernel
 
@@ -42,7 +42,7 @@ class Keeper:
             pass  # the supervisor is dead
         except (Failure, OSError) as err:
             self.kill()
-            os.write(self.channels.ended[1], os.fsencode(str(err)))
+            os.write(self.channels.ended[1], os.fsencode(line_of(err)))
         if self.own is not None:
             self.clear()
         os._exit(0)

@@ -9,7 +9,7 @@ import os
 import time
 
 from hako import build, identity, init, kernel, newfile, program, registry, supervise
-from hako.failure import FAILED, SEE_CHECK, Failure, call
+from hako.failure import FAILED, SEE_CHECK, Failure, as_failure, call
 
 EPERM, ENOSPC, EUSERS = 1, 28, 87
 
@@ -140,14 +140,24 @@ class Launch:
         self.entry = enlist(init, pid)
 
     def put_away(self, ran):
-        """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN."""
+        """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN.
+
+        What fails of that keeps nothing else from going.
+        """
         self.entry.remove()
-        if self.pasta:
-            self.pasta.end()
-        if self.pid_file:
-            self.pid_file.remove()
-        if self.layers is None:
-            return
+        try:
+            if self.pasta:
+                self.pasta.end()
+        finally:
+            try:
+                if self.pid_file:
+                    self.pid_file.remove()
+            finally:
+                if self.layers is not None:
+                    self.put_layers_away(ran)
+
+    def put_layers_away(self, ran):
+        """Take away what was made beside the layers; tell what changed in them, if PROG RAN."""
         if self.inside is not None and self.ids.writer != "caller":
             # There it may go where PROG has made a directory that nobody may enter.
             kernel.setns(self.inside, kernel.CLONE_NEWUSER, "user namespace of the sandbox")
@@ -168,7 +178,7 @@ class Launch:
         """Take away what was made outside, as far as that can be: something failed already, and that is to be told."""
         try:
             self.put_away(ran=False)
-        except Failure:
+        except (Failure, OSError):
             pass
 
     def finish(self, supervisor, failure, status):
@@ -176,15 +186,21 @@ class Launch:
 
         SUPERVISOR is None if there never was one; FAILURE is why PROG did not run, or None.
         """
-        if failure is None:
-            self.put_away(ran=supervisor.runs())
-        else:
-            self.give_up()
-        if self.watch and not self.repeats:
-            self.watch.finish(supervisor if failure is None else None)
-        if self.records is None:
-            return status
-        return self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
+        late = None
+        try:
+            if failure is None:
+                self.put_away(ran=supervisor.runs())
+            else:
+                self.give_up()
+            if self.watch and not self.repeats:
+                self.watch.finish(supervisor if failure is None else None)
+        except (Failure, OSError) as err:
+            late = failure = failure or as_failure(err)
+        if self.records is not None:
+            status = self.records.finish(self.began[0], lambda told: self.report(told, supervisor, failure), status)
+        if late:
+            raise late
+        return status
 
     def report(self, told, supervisor, failure):
         """Fill in TOLD, a report.Report."""
@@ -207,10 +223,9 @@ def enter(box, prog, files, records, waiting, enlist=registry.unlisted, repeats=
     """
     program.check_kept(prog, waiting)  # before anything is opened
     launch = Launch(box, prog, files, records, waiting, repeats, terminal)
-    signals = supervise.hold_signals()
-    pid, pidfd = new_namespaces(launch)
-    if pid:
-        wait_outside(launch, new_supervisor(launch, pid, pidfd, launch.channels, signals), enlist)
+    supervisor = begin(launch)
+    if supervisor is not None:
+        wait_outside(launch, supervisor, enlist)
     launch.channels.of_child(waiting)
     enter_user_namespace(launch)
     # The init too, by which others enter the sandbox.
@@ -226,6 +241,22 @@ def enter(box, prog, files, records, waiting, enlist=registry.unlisted, repeats=
     become_inmate(launch)
 
 
+def begin(launch):
+    """Make the child of LAUNCH; return its supervisor, None in the child."""
+    pid = 0
+    try:
+        signals = supervise.hold_signals()
+        pid, pidfd = new_namespaces(launch)
+        return new_supervisor(launch, pid, pidfd, launch.channels, signals) if pid else None
+    except (Failure, OSError) as err:
+        if pid:
+            os.kill(pid, kernel.SIGKILL)
+            os.waitpid(pid, 0)
+        failure = as_failure(err)
+        launch.finish(None, failure, failure.status)
+        raise failure from err
+
+
 def new_namespaces(launch):
     """Make the child in the namespaces of LAUNCH's box; return pid and pidfd, 0 and -1 in it."""
     who = launch.prog.identity
@@ -234,9 +265,7 @@ def new_namespaces(launch):
             launch.pasta.make_namespaces(os.geteuid() if who.uid is None else who.uid)
         return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
-        failure = Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno)
-        launch.finish(None, failure, failure.status)
-        raise failure from err
+        raise Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno) from err
 
 
 def new_supervisor(launch, *parent):
@@ -259,18 +288,19 @@ def why_not(errno, user_namespace):
 
 def wait_outside(launch, supervisor, enlist):
     """Be the supervisor: exit with the status of what runs in the sandbox. ENLIST is a registry.lister()."""
-    supervise.forget(launch.waiting)
     supervisor.measures = launch.records is not None
     try:
+        supervise.forget(launch.waiting)
         also = {}
         launch.meet(supervisor.pid, also)
         if launch.disks:
             launch.disks.watch(also)
         status = supervisor.wait(lambda pid: launch.tell(supervisor.pid, pid, enlist), also)
-    except Failure as err:
+    except (Failure, OSError) as err:
         supervisor.end()
-        launch.finish(supervisor, err, err.status)
-        raise
+        failure = as_failure(err)
+        launch.finish(supervisor, failure, failure.status)
+        raise failure from err
     except BaseException:
         supervisor.end()
         launch.give_up()

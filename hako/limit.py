@@ -12,7 +12,7 @@ import select
 import time
 
 from hako import cgroup, group, keep, kernel, meter, registry, supervise, verdict
-from hako.failure import SEE_CHECK, Failure, call
+from hako.failure import SEE_CHECK, Failure, as_failure, call, line_of
 
 LIMITED = 124  # as timeout(1)
 CLEARING = 20  # milliseconds for which the keeper's end is waited for: no caller is to wait longer for a cgroup to go
@@ -116,11 +116,12 @@ def start(run):
     try:
         keeper = keep.Keeper(run.channels, run.own)
         prog, _ = kernel.clone3(0, None if run.own is None else run.own.clone_into())
-    except Failure as err:
-        os.write(run.channels.ended[1], os.fsencode(str(err)))
+        if prog:
+            run.channels.of_child([])
+    except (Failure, OSError) as err:
+        os.write(run.channels.ended[1], os.fsencode(line_of(err)))
         os._exit(1)
     if prog:
-        run.channels.of_child([])
         keeper.keep(prog)
     return keeper_pid
 
@@ -176,9 +177,10 @@ class Limiter(supervise.Supervisor):
             status = self.wait(
                 lambda _: entries.append(enlist(self.pid, None, self.run.own, self.run.limits)), also, self.clock
             )
-        except Failure as err:
+        except (Failure, OSError) as err:
             self.kill()
-            status, failure = err.status, str(err)
+            failure = as_failure(err)
+            status, failure = failure.status, str(failure)
         for entry in entries:
             entry.remove()
         if self.sampler is not None:
@@ -186,8 +188,9 @@ class Limiter(supervise.Supervisor):
         try:
             for put_right in supervise.at_end:  # a limit kills hako-run too
                 put_right(self)
-        except Failure as err:
-            status, failure = err.status, failure or str(err)
+        except (Failure, OSError) as err:
+            late = as_failure(err)
+            status, failure = late.status, failure or str(late)
         if self.ended_by:
             self.verdict.cause = None
         if line := failure or (self.verdict.cause and f"{self.verdict.cause}: {self.verdict.reason}"):
@@ -198,13 +201,19 @@ class Limiter(supervise.Supervisor):
         os._exit(status)
 
     def let_go(self):
-        """Have the keeper remove the cgroup, and reap it, unless that takes long: then it is on its own."""
-        os.close(self.channels.alive[1])
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        if poll.poll(CLEARING) and self.reap():
-            self.run.clear()  # it was killed, and has not
-        cgroup.reap_hastening()
+        """Have the keeper remove the cgroup, and reap it, unless that takes long: then it is on its own.
+
+        All is said already; so it is too if something fails.
+        """
+        try:
+            os.close(self.channels.alive[1])
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            if poll.poll(CLEARING) and self.reap():
+                self.run.clear()  # it was killed, and has not
+            cgroup.reap_hastening()
+        except (Failure, OSError):
+            pass
 
     def end_fd(self):
         """The descriptor that becomes readable when PROG and all that is left of it have ended."""

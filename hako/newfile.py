@@ -5,7 +5,7 @@ import stat
 
 from hako.failure import Failure, call, refused, show
 
-EACCES, EISDIR, ENOSPC, EOPNOTSUPP = 13, 21, 28, 95
+ENOENT, EACCES, EISDIR, ENOSPC, EOPNOTSUPP = 2, 13, 21, 28, 95
 
 
 class NewFile:
@@ -113,8 +113,8 @@ class PidFile(NewFile):
         """Write PID and show the file in its place."""
         self.write(b"%d\n" % pid)
         self.check()
-        self.place()
         self.identity = self.inode(os.fstat(self.fd))
+        self.place()
 
     def remove(self):
         """Take the file away, if it is still ours."""
@@ -122,11 +122,13 @@ class PidFile(NewFile):
         if self.identity is None:
             return
         try:
-            there = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
-            if self.inode(there) == self.identity:
-                os.unlink(self.name, dir_fd=self.directory)
-        except OSError:
-            pass  # somebody was faster
+            with call(f"unlink {show(self.path)}"):
+                there = os.stat(self.name, dir_fd=self.directory, follow_symlinks=False)
+                if self.inode(there) == self.identity:
+                    os.unlink(self.name, dir_fd=self.directory)
+        except Failure as err:
+            if err.errno != ENOENT:  # somebody was faster
+                raise
 
     @staticmethod
     def inode(result):

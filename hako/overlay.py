@@ -70,15 +70,21 @@ class Layers:
         if mount_id(self.parent) != mount_id(self.upper):
             hint = "the work directory has its place beside UPPER: take a directory below it"
             raise Failure(f"--overlay: {show(path)} is where a file system is mounted [{hint}]")
-        name = work_name(self.upper)
+        name, made = work_name(self.upper), True
         try:
             with call(f"mkdir {show(path)}/../{name}"):
                 os.mkdir(name, 0o700, dir_fd=self.parent)
         except Failure as err:
             if not isinstance(err.__cause__, FileExistsError):
                 raise
-        self.work = self.open_work(self.parent)
-        self.check_work(f"{show(path)}/../{name}", owner)
+            made = False
+        try:
+            self.work = self.open_work(self.parent)
+            self.check_work(f"{show(path)}/../{name}", owner)
+        except BaseException:
+            if made:
+                os.rmdir(name, dir_fd=self.parent)
+            raise
 
     def open_work(self, parent):
         """A descriptor of the work directory in PARENT."""

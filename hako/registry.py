@@ -9,7 +9,7 @@ may be another's meanwhile, or of another pid namespace.
 import fcntl
 import os
 
-from hako.failure import Failure, call, show
+from hako.failure import Failure, call, line_of, show
 
 TRIES = 3  # a reader that looks whether the file is locked holds a lock for a moment
 
@@ -72,7 +72,7 @@ class Entry:
             self.fd = self.locked()
             with call("write"):
                 os.write(self.fd, text)
-        except Failure:
+        except (OSError, Failure):
             self.remove()
             raise
 
@@ -93,13 +93,13 @@ class Entry:
 
     def remove(self):
         """Remove the file, if this process has it."""
-        if self.fd is not None:
-            try:
+        try:
+            if self.fd is not None:
                 os.unlink(self.name, dir_fd=self.directory)
-            except OSError:
-                pass  # it is gone already
-            os.close(self.fd)
-        os.close(self.directory)
+                os.close(self.fd)
+            os.close(self.directory)
+        except OSError:
+            pass  # it is gone already, or will be found without a lock
 
 
 class Nowhere:
@@ -130,8 +130,8 @@ def lister(command, moved, say):
     def enlist(child, inside=None, own=None, limits=None):
         try:
             return Entry(text(command, child, inside, own, limits))
-        except Failure as err:
-            say(f"not listed by hako-ps: {err}")
+        except (OSError, Failure) as err:
+            say(f"not listed by hako-ps: {line_of(err)}")
             return Nowhere
 
     return enlist

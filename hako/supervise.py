@@ -274,7 +274,7 @@ class Supervisor:
         try:
             self.kill()
             self.reap()
-        except Failure:
+        except (Failure, OSError):
             pass  # there is nobody to wait for any more
 
     def send(self, number):

@@ -1,0 +1,299 @@
+/* tracer RECORD PLACE N HOW ERRNO MARK SECONDS ARGV... - run ARGV and let one of its system calls go wrong
+ *
+ * PLACE is a process: 0 is the one that is started, 0.1 its second child, 0.1.0
+ * the first child of that. The N-th system call of it, counted from the first
+ * call of number MARK in process 0 on and up to its next exec, is where
+ *   kill     the process is killed, before the call is made
+ *   fail     the call is not made, and fails with ERRNO
+ *   after    the call is made, and fails with ERRNO all the same
+ *   nothing  nothing happens; PLACE and N mean nothing
+ * RECORD becomes a file of lines: "call PLACE N NUMBER ARGUMENT [TEXT]" for each
+ * call counted (only with HOW nothing), "hit NUMBER ARGUMENT" when it happened, "exit
+ * STATUS" and "signal N" for the end of process 0, "exec PLACE" for each process that
+ * becomes another program, "left PLACE COMM" for each one that is there SECONDS after the
+ * end of process 0, when all are killed, "lag MILLISECONDS" from that to the end of the last.
+ */
+#define _GNU_SOURCE
+#include <elf.h>
+#include <errno.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include <linux/ptrace.h>
+
+struct process {
+	pid_t pid;
+	char place[128];
+	int children, calls, known, stopped, ended, becomes_prog, entered;
+};
+
+static struct process processes[4096];
+static int count, started, forced;
+static FILE *record;
+static const char *target, *how;
+static long nth, error_number, mark;
+static volatile sig_atomic_t late;
+
+static void on_alarm(int number) { late = 1; }
+
+static struct process *find(pid_t pid)
+{
+	for (int i = count - 1; i >= 0; i--)
+		if (processes[i].pid == pid && !processes[i].ended)
+			return &processes[i];
+	if (count == sizeof processes / sizeof *processes) {
+		fputs("tracer: too many processes\n", stderr);
+		exit(99);
+	}
+	processes[count].pid = pid;
+	return &processes[count++];
+}
+
+/* The registers of system calls, by machine. */
+static void set_number(pid_t pid, long number)
+{
+#ifdef __x86_64__
+	ptrace(PTRACE_POKEUSER, pid, offsetof(struct user_regs_struct, orig_rax), number);
+#else
+	int nr = number;
+	struct iovec iov = { &nr, sizeof nr };
+	ptrace(PTRACE_SETREGSET, pid, NT_ARM_SYSTEM_CALL, &iov);
+#endif
+}
+
+static void set_result(pid_t pid, long result)
+{
+#ifdef __x86_64__
+	ptrace(PTRACE_POKEUSER, pid, offsetof(struct user_regs_struct, rax), result);
+#else
+	struct user_regs_struct regs;
+	struct iovec iov = { &regs, sizeof regs };
+	ptrace(PTRACE_GETREGSET, pid, NT_PRSTATUS, &iov);
+	regs.regs[0] = result;
+	ptrace(PTRACE_SETREGSET, pid, NT_PRSTATUS, &iov);
+#endif
+}
+
+/* The text at ADDRESS in process PID as one word; "" if there is none that can be printed. */
+static void text_at(pid_t pid, unsigned long address, char *text, size_t size)
+{
+	struct iovec local = { text, size - 1 }, remote = { (void *)address, size - 1 };
+	ssize_t got = -1;
+	if (address > 4096)
+		while (remote.iov_len > 8 && (got = process_vm_readv(pid, &local, 1, &remote, 1, 0)) < 0)
+			remote.iov_len /= 2;
+	text[got > 0 ? got : 0] = 0;
+	for (char *at = text; *at; at++)
+		if (*at <= ' ' || *at > '~') {
+			*text = 0;
+			return;
+		}
+}
+
+static void enter_call(struct process *process, struct ptrace_syscall_info *info)
+{
+	long number = info->entry.nr;
+	process->entered = 0;
+	if (!started && !strcmp(process->place, "0") && number == mark)
+		started = 1;
+	if (!started || process->becomes_prog)
+		return;
+	int n = process->calls++;
+	if (!strcmp(how, "nothing")) {
+		char text[200];
+		text_at(process->pid, info->entry.args[0], text, sizeof text);
+		if (!*text)
+			text_at(process->pid, info->entry.args[1], text, sizeof text);
+		fprintf(record, "call %s %d %ld %llu %s\n", process->place, n, number,
+			(unsigned long long)info->entry.args[0], text);
+		return;
+	}
+	if (n != nth || strcmp(process->place, target))
+		return;
+	fprintf(record, "hit %ld %llu\n", number, (unsigned long long)info->entry.args[0]);
+	if (!strcmp(how, "kill")) {
+		kill(process->pid, SIGKILL);
+		return;
+	}
+	process->entered = 1;
+	if (!strcmp(how, "fail"))
+		set_number(process->pid, -1);
+}
+
+static void leave_call(struct process *process)
+{
+	if (process->entered)
+		set_result(process->pid, -error_number);
+	process->entered = 0;
+}
+
+static void go_on(struct process *process, int number)
+{
+	process->stopped = 0;
+	ptrace(process->becomes_prog ? PTRACE_CONT : PTRACE_SYSCALL, process->pid, 0, number);
+}
+
+static void born(struct process *parent)
+{
+	unsigned long pid;
+	ptrace(PTRACE_GETEVENTMSG, parent->pid, 0, &pid);
+	struct process *child = find(pid);
+	if (snprintf(child->place, sizeof child->place, "%s.%d", parent->place, parent->children++) >= (int)sizeof child->place)
+		exit(99);
+	child->becomes_prog = parent->becomes_prog;
+	child->known = 1;
+	if (child->stopped)
+		go_on(child, 0);
+}
+
+static void stopped(struct process *process, int status)
+{
+	int number = WSTOPSIG(status), event = status >> 16;
+	if (number == (SIGTRAP | 0x80)) {
+		struct ptrace_syscall_info info = { 0 };
+		ptrace(PTRACE_GET_SYSCALL_INFO, process->pid, sizeof info, &info);
+		if (info.op == PTRACE_SYSCALL_INFO_ENTRY)
+			enter_call(process, &info);
+		else
+			leave_call(process);
+		go_on(process, 0);
+	} else if (event == PTRACE_EVENT_STOP) {
+		process->stopped = 1;
+		if (number == SIGSTOP || number == SIGTSTP || number == SIGTTIN || number == SIGTTOU)
+			ptrace(PTRACE_LISTEN, process->pid, 0, 0);
+		else if (process->known)
+			go_on(process, 0);
+	} else if (event == PTRACE_EVENT_EXEC) {
+		if (started) {
+			process->becomes_prog = 1;
+			fprintf(record, "exec %s\n", process->place);
+		}
+		go_on(process, 0);
+	} else if (event) {
+		born(process);
+		go_on(process, 0);
+	} else {
+		go_on(process, number);
+	}
+}
+
+static int alive(void)
+{
+	int n = 0;
+	for (int i = 0; i < count; i++)
+		n += !processes[i].ended;
+	return n;
+}
+
+static void end_all(void)
+{
+	for (int i = 0; i < count; i++)
+		if (!processes[i].ended) {
+			char path[64], comm[64] = "?\n";
+			snprintf(path, sizeof path, "/proc/%d/comm", processes[i].pid);
+			FILE *file = fopen(path, "r");
+			if (file) {
+				if (!fgets(comm, sizeof comm, file))
+					strcpy(comm, "?\n");
+				fclose(file);
+			}
+			fprintf(record, "left %s %s", processes[i].place, comm);
+			kill(processes[i].pid, SIGKILL);
+		}
+	forced = 1;
+}
+
+static double now(void)
+{
+	struct timespec time;
+	clock_gettime(CLOCK_MONOTONIC, &time);
+	return time.tv_sec + time.tv_nsec / 1e9;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 9)
+		return 99;
+	record = fopen(argv[1], "we");
+	target = argv[2], nth = atol(argv[3]), how = argv[4];
+	error_number = atol(argv[5]), mark = atol(argv[6]);
+	int seconds = atoi(argv[7]), status, ready[2];
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	if (!record || pipe(ready))
+		return 99;
+	pid_t first = fork();
+	if (!first) {
+		char byte;
+		close(ready[1]);
+		if (read(ready[0], &byte, 1) != 1)
+			_exit(99);
+		close(ready[0]);
+		fclose(record);
+		prctl(PR_SET_CHILD_SUBREAPER, 0);
+		execvp(argv[8], argv + 8);
+		_exit(99);
+	}
+	struct process *process = find(first);
+	strcpy(process->place, "0");
+	process->known = 1;
+	if (ptrace(PTRACE_SEIZE, first, 0, PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK |
+		   PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_EXITKILL)) {
+		perror("tracer: PTRACE_SEIZE");
+		kill(first, SIGKILL);
+		return 99;
+	}
+	ptrace(PTRACE_INTERRUPT, first, 0, 0); /* it may have none of its calls traced before it stops once */
+	if (write(ready[1], "x", 1) != 1)
+		return 99;
+	close(ready[0]), close(ready[1]);
+	/* The caller's pipes are ARGV's: who reads to the end is to wait for that. */
+	for (int fd = 0; fd < 2; fd++)
+		close(fd);
+	signal(SIGPIPE, SIG_IGN);
+	struct sigaction action = { .sa_handler = on_alarm };
+	sigaction(SIGALRM, &action, 0);
+	alarm(seconds * 4);
+	double ended = 0;
+	while (alive()) {
+		pid_t pid = waitpid(-1, &status, __WALL);
+		if (late && !forced) {
+			end_all();
+			alarm(seconds);
+		}
+		if (pid < 0 && errno == EINTR)
+			continue;
+		if (pid < 0)
+			break;
+		int known = 0;
+		for (int i = 0; i < count; i++)
+			known |= processes[i].pid == pid && !processes[i].ended;
+		if (!known && !WIFSTOPPED(status))
+			continue; /* an orphan that was seen to end already */
+		process = find(pid);
+		if (WIFSTOPPED(status)) {
+			stopped(process, status);
+			continue;
+		}
+		process->ended = 1;
+		if (pid == first) {
+			ended = now();
+			alarm(seconds);
+			if (WIFEXITED(status))
+				fprintf(record, "exit %d\n", WEXITSTATUS(status));
+			else
+				fprintf(record, "signal %d\n", WTERMSIG(status));
+		}
+	}
+	fprintf(record, "lag %d\n", ended ? (int)((now() - ended) * 1000) : -1);
+	return fclose(record) ? 99 : 0;
+}

@@ -1,0 +1,455 @@
+"""Faults, call by call: whatever system call of the set-up fails, whatever process is killed before it.
+
+Each case is run once under tests/faults/tracer.c, which lists the calls that the
+processes of hako make up to PROG's exec; then once for each of these calls, for
+each way in which it can go wrong. PROG is tests/faults/probe.c, which tells
+all that it is under: it does not run, or runs under everything, and nothing in
+between. `make check-faults` does that, for some hours; `make check` takes
+every HAKO_FAULTS-th of the calls, and those that once were handled wrongly.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import DEADLINE, SLOW
+from hako import bpf, kernel
+
+HERE = pathlib.Path(__file__).parent / "faults"
+STRIDE = int(os.environ.get("HAKO_FAULTS", "200"))
+ARCH = bpf.AUDIT_ARCH[bpf.MACHINE_ARCH[kernel.MACHINE]]
+MARK = {"x86_64": 290, "aarch64": 19}[kernel.MACHINE]  # eventfd2, the first call of hako.core
+KEYCTL = kernel.NUMBER["keyctl"]
+LIBRARY = ctypes.CDLL(None, use_errno=True)
+STATUS = 7  # the probe's
+PROGRAM = 100  # descriptor of a program of the host
+
+# What can go wrong with a call: the process is killed before it, or it fails. EPERM is what
+# code may take for something that is not needed; ENOMEM and the like nobody expects.
+KILL, DENIED, SHORT = "kill", "denied", "short"
+ERRNO = {
+    DENIED: {"read": errno.EIO, "close": errno.EIO},
+    SHORT: {
+        **dict.fromkeys(("openat", "pipe2", "dup", "socket", "socketpair", "signalfd4", "eventfd2"), errno.EMFILE),
+        **dict.fromkeys(("clone", "clone3", "fork", "vfork"), errno.EAGAIN),
+        **dict.fromkeys(("write", "pwrite64"), errno.ENOSPC),
+        **dict.fromkeys(("read", "close", "lseek", "getdents64"), errno.EIO),
+    },
+}
+OTHERWISE = {DENIED: errno.EPERM, SHORT: errno.ENOMEM}
+DONE_ALL_THE_SAME = {"close"}
+NEVER_FAIL = "exit_group exit rt_sigreturn getpid gettid getppid getuid geteuid getgid getegid umask".split()
+# Its status may be this too: PROG cannot be executed; the interpreter has no memory, and crashes.
+STATUSES = {
+    **dict.fromkeys(("execve", "newfstatat", "faccessat2"), (126, 127)),
+    "brk": (-11, -6),
+    "mmap": (-11, -6),
+    "mremap": (-11, -6),
+    "munmap": (-11, -6),
+}
+
+# What was handled wrongly once: case, process, call, what it names, which of those calls, from the end if negative.
+ONCE = [
+    ("run", "0", "newfstatat", "", -1),
+    ("run", "0", "unlinkat", "pid", 0),
+    ("run-overlay", "0", "rt_sigaction", "", -3),
+    ("run-overlay", "0", "signalfd4", "", -1),
+    ("limit", "0.1", "close", "", 0),
+    ("limit", "0", "poll", "", -1),
+    ("limit", "0", "openat", "memory.memsw.limit_in_bytes", 0),
+    ("limit-time", "0", "poll", "", -1),
+    ("enter", "0", "newfstatat", "", 0),
+]
+
+
+class Call:
+    """A system call: the N-th of the process PLACE, NUMBER, with its first argument and a TEXT that it names."""
+
+    def __init__(self, place, n, number, argument="", text=""):
+        self.place, self.n, self.number, self.argument, self.text = place, n, number, argument, text
+        self.name = kernel.syscall_name(ARCH, int(number)) or number
+
+    def __str__(self):
+        return f"call {self.n} of process {self.place}, {self.name} {self.text or self.argument}"
+
+
+class Fault:
+    """What goes wrong: CALL, in the WAY of KILL, DENIED or SHORT."""
+
+    def __init__(self, call, way):
+        self.call, self.way = call, way
+        self.errno = 0 if way == KILL else ERRNO[way].get(call.name, OTHERWISE[way])
+        self.how = KILL if way == KILL else "after" if call.name in DONE_ALL_THE_SAME else "fail"
+
+    def __str__(self):
+        return f"{self.call}: {errno.errorcode.get(self.errno, 'killed')}"
+
+    def words(self):
+        """The arguments of the tracer."""
+        return self.call.place, str(self.call.n), self.how, str(self.errno)
+
+    def kills_the_supervisor(self):
+        """Whether nobody is there to clear up."""
+        return self.way == KILL and self.call.place == "0"
+
+
+class Outcome:
+    """How a run ended: RECORD, the lines of the tracer; OUT and ERR, what was written."""
+
+    def __init__(self, record, out, err):
+        self.lines = [line.split() for line in record.splitlines()]
+        self.out, self.err = out, err
+        ends = [int(words[0]) for words in self.told("exit")] + [-int(words[0]) for words in self.told("signal")]
+        self.status = ends[0] if ends else None
+
+    def told(self, word):
+        """The rest of each line that begins with WORD."""
+        return [line[1:] for line in self.lines if line[0] == word]
+
+    def calls(self):
+        """The calls that were made."""
+        return [Call(*words) for words in self.told("call")]
+
+
+class Stage:
+    """Where a case is run: WHO runs it, in the directory PLACE; the TRACER and the PROBE are programs."""
+
+    def __init__(self, who, place, tracer, probe):
+        self.who, self.place, self.tracer, self.probe, self.inmate = who, place, tracer, probe, None
+        self.keyring = LIBRARY.syscall(KEYCTL, 0, -3, 0)  # KEYCTL_GET_KEYRING_ID of the session
+        self.before = self.files()
+
+    def files(self):
+        """What is in the directory and below."""
+        return {str(path.relative_to(self.place)) for path in self.place.rglob("*")}
+
+    def words(self, *directories, status=STATUS, program=PROGRAM):
+        """The arguments of the probe."""
+        return "STDOUT", str(self.keyring), str(program), str(status), *directories
+
+    def run(self, argv, fault=None):
+        """Run ARGV, with the FAULT if there is one; return the Outcome."""
+        record = self.place / "record"
+        ours, theirs = os.pipe()
+        argv = [str(os.fstat(theirs).st_ino) if word == "STDOUT" else word for word in argv]
+        what = ("0", "0", "nothing", "0") if fault is None else fault.words()
+        process = subprocess.Popen(
+            [self.tracer, record, *what, str(MARK), str(int(10 * SLOW)), *self.who.command(argv)],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            env=self.who.env,
+            cwd=self.place,
+            pass_fds=(PROGRAM,),
+        )
+        os.close(theirs)
+        _, err = process.communicate(timeout=DEADLINE)
+        with open(ours, "rb") as file:
+            out = file.read()
+        assert process.returncode == 0, err
+        text = record.read_text()
+        record.unlink()
+        return Outcome(text, out.decode(), err.decode())
+
+    def cgroups(self):
+        """The cgroups that were left."""
+        return [pathlib.Path(path) for path in self.who.cgroups.left()] if self.who.cgroups else []
+
+    def take_away(self, path):
+        """Remove PATH, which should not be there."""
+        if path.is_dir() and path not in self.cgroups():
+            shutil.rmtree(path)
+        else:
+            path.rmdir() if path.is_dir() else path.unlink()
+
+
+class Case:
+    """A command line, made by ARGV(stage).
+
+    commands   the names that a message may begin with
+    control    the exit status without a fault
+    cgroups    whether cgroups of the caller's own are needed
+    inmate     whether a sandbox is to be there
+    """
+
+    def __init__(self, argv, *commands, control=STATUS, cgroups=False, inmate=False):
+        self.argv, self.commands, self.control, self.cgroups, self.inmate = argv, commands, control, cgroups, inmate
+
+
+def run(*options, directories=("/", "/bin"), program=PROGRAM):
+    """The command line of hako-run with OPTIONS; PROG tells what is in DIRECTORIES and, if kept, of the PROGRAM."""
+
+    def argv(stage):
+        keep = [f"--keep-fd={program}"] if program == PROGRAM else []
+        own = [f"--mount={stage.probe}:/bin/probe:ro", "--hostname=box", "--env=A=b", *keep]
+        given = [word.replace("PLACE", str(stage.place)) for word in options]
+        words = stage.words(*directories, program=program)
+        return ["hako-run", *own, *given, str(stage.who.box), "/bin/probe", *words]
+
+    return argv
+
+
+def enter(stage):
+    """The command line of hako-enter."""
+    return ["hako-enter", "--fork", "--env=A=b", stage.inmate, "/bin/probe", *stage.words("/", "/bin", program=-1)]
+
+
+def limit(*options, status=STATUS):
+    """The command line of hako-limit with OPTIONS."""
+    return lambda stage: ["hako-limit", *options, str(stage.probe), *stage.words(status=status)]
+
+
+def limited_run(stage):
+    """A chain of hako-limit and hako-run."""
+    return ["hako-limit", "--memory=256M", "--time=30", "--report=report", *run("--proc", program=-1)(stage)]
+
+
+def policy(name):
+    """The command line of hako-policy with the policy NAME."""
+
+    def argv(stage):
+        words = stage.words("/", "/dev", program=-1)
+        return ["hako-policy", f"--ro-bind={stage.probe}:/probe", name, "--", "/probe", *words]
+
+    return argv
+
+
+FILES = "--pid-file=PLACE/pid", "--report=PLACE/report"
+ALL_LIMITS = "--memory=256M", "--pids=50", "--time=30", "--output=1M", "--report=report"
+EVERYWHERE = "/", "/dev", "/tmp", "/bin"
+CASES = {
+    "run": Case(run(*FILES), "hako-run"),
+    "run-proc-dev": Case(run("--proc", "--dev", "--tmpfs=/tmp:1M", directories=EVERYWHERE), "hako-run"),
+    "run-user-namespace": Case(run("--userns=always", "--tmpfs=/tmp", *FILES), "hako-run"),
+    "run-overlay": Case(run("--overlay=PLACE/upper", "--changes=PLACE/changes"), "hako-run"),
+    "run-overlay-tmpfs": Case(run("--overlay=tmpfs", "--as-pid-1"), "hako-run"),
+    "enter": Case(enter, "hako-enter", inmate=True),
+    "limit": Case(limit(*ALL_LIMITS), "hako-limit", cgroups=True),
+    "limit-time": Case(limit("--time=0.2", status=-1), "hako-limit", control=124),
+    "limit-run": Case(limited_run, "hako-limit", "hako-run", cgroups=True),
+    "policy-default": Case(policy("default"), "hako-policy"),
+    "policy-judge": Case(policy("judge"), "hako-policy", cgroups=True),
+}
+
+
+@pytest.fixture
+def stage(who, place, compiled, request):
+    """Where the case is run."""
+    case = CASES[request.getfixturevalue("name")]
+    if case.cgroups and os.getuid() == 0:
+        request.getfixturevalue("delegated")
+    (place / "upper").mkdir()
+    os.chown(place / "upper", who.uid, -1)
+    tracer, probe = (compiled((HERE / f"{name}.c").read_text()) for name in ("tracer", "probe"))
+    inmate = None
+    if case.inmate:
+        options = [f"--mount={probe}:/bin/probe:ro", f"--pid-file={place}/inmate"]
+        argv = who.sandbox("/bin/busybox", "sleep", "10000", options=options)
+        inmate = subprocess.Popen(who.command(argv), env=who.env, stderr=subprocess.PIPE)
+        while not (place / "inmate").exists():
+            assert inmate.poll() is None, inmate.stderr.read()
+    made = Stage(who, place, tracer, probe)
+    made.inmate = (place / "inmate").read_text().strip() if inmate else None
+    program = os.open("/bin/true", os.O_RDONLY)
+    os.dup2(program, PROGRAM)
+    os.close(program)
+    yield made
+    os.close(PROGRAM)
+    if inmate:
+        inmate.terminate()
+        inmate.communicate(timeout=DEADLINE)
+
+
+# What a message calls a system call, where not by its name: the library's name for it, or the step that it is part of.
+WORDS = {
+    "clone": ("fork",),
+    "prlimit64": ("setrlimit",),
+    "linkat": ("link",),
+    "unlinkat": ("unlink",),
+    "symlinkat": ("symlink",),
+    "mkdirat": ("mkdir",),
+    "wait4": ("waitpid",),
+    "fsetxattr": ("setxattr",),
+    "fremovexattr": ("setxattr",),
+    **dict.fromkeys(("fsopen", "fsconfig", "fsmount"), ("mount",)),
+}
+OF_FILES = "open openat openat2 newfstatat fstat read write pwrite64 close fcntl lseek mkdirat symlinkat linkat".split()
+OF_FILES += "unlinkat fchownat fchown fchmodat readlinkat readlink getdents64 flock ioctl access chown chmod".split()
+STEPS = ["open ", "stat ", "mount point ", "file /", "symlink ", "mkdir ", "write ", "flock ", "readlink ", "link /"]
+STEPS += ["remove what", "keep descriptor", "recvmsg", "poll", "--", "ioctl NS_GET_PARENT"]
+PLACE = re.compile(r"a system call at [a-z_]+\.py:\d+: ")  # where one was made that nothing names
+IMPORT = re.compile(r"^[a-z-]+: (import |/\S+: )")
+# They ask whether something is there: if the kernel does not say, it is not.
+ASK = ("newfstatat", "fcntl", "access", "faccessat2", "landlock_create_ruleset")
+# Of a program of the host: not to be had, or kept from PROG by Landlock, since it is not known not to be needed.
+MISSING, CONFINED = (f"a program of the host: {number << 8}\n" for number in (errno.ENOENT, errno.EACCES))
+
+
+def wrong_with(line, fault, case):
+    """What is wrong with LINE, which is to say that FAULT happened; None if nothing is."""
+    name = fault.call.name
+    if not line.startswith(tuple(f"{command}: " for command in case.commands)):
+        return "who failed?"
+    if IMPORT.search(line) or "remove .hako-work" in line or (fault.call.place != "0" and "was killed" in line):
+        return None
+    if name in ASK:
+        return None
+    if os.strerror(fault.errno) not in line:
+        return "why?"
+    words = (name, *WORDS.get(name, ()), *(STEPS if name in OF_FILES else ()))
+    return None if any(word in line for word in words) or PLACE.search(line) else "which call?"
+
+
+def wrong_with_status(case, control, fault, outcome):
+    """Say what is wrong with how OUTCOME ended, and with what it said, when FAULT happened in CASE."""
+    status, err = outcome.status, outcome.err
+    unharmed = (status, err) == (control.status, control.err)
+    if fault.kills_the_supervisor():
+        if status != -9 or err not in ("", control.err):
+            yield f"killed, and status {status}, {err!r}"
+    elif fault.way == KILL:
+        if status not in (control.status, 125, 137) or (status == 125) != (err.count("\n") == 1 and not unharmed):
+            yield f"a process killed, and status {status}, {err!r}"
+    elif status == 125:
+        if err.count("\n") != 1:
+            yield f"not one line: {err!r}"
+        elif wrong := wrong_with(err, fault, case):
+            yield f"{wrong} {err!r}"
+    elif status == control.status:
+        if not unharmed and (fault.call.name, fault.call.argument) != ("write", "2"):
+            yield f"it did no harm, and said {err!r}"
+    elif status not in STATUSES.get(fault.call.name, ()):
+        yield f"status {status}, {err!r}"
+
+
+def wrong_with_traces(stage, fault, outcome):
+    """Say what is left of OUTCOME, and take it away, but for what cleared_up() sees to."""
+    for place, name in outcome.told("left"):
+        yield f"process {place}, {name}, is left"
+    if max(int(words[0]) for words in outcome.told("lag")) > 2000 * SLOW:
+        yield f"outlived by {outcome.told('lag')} ms"
+    # A supervisor's last work is to take away what it made: what fails then keeps it from that.
+    excused = fault.kills_the_supervisor() or (outcome.status == 125 and outcome.out and fault.call.place == "0")
+    for name in sorted(stage.files() - stage.before):
+        path = stage.place / name
+        if name.startswith(".hako-work-") and excused:
+            continue
+        if wrong := wrong_with_file(path, excused):
+            yield wrong
+        if path.exists():
+            stage.take_away(path)
+    if missing := stage.before - stage.files():
+        yield f"gone: {missing}"
+    if str(stage.place) in pathlib.Path("/proc/self/mountinfo").read_text():
+        yield "a mount is left"
+    if stage.cgroups() and not fault.kills_the_supervisor():
+        yield f"left: {stage.cgroups()}"
+
+
+def wrong_with_file(path, excused):
+    """What is wrong with the file PATH, which is new; None if it may be there, whole, some only if that is EXCUSED."""
+    text = path.read_text() if path.is_file() else ""
+    if path.name == "report":
+        try:
+            return None if json.loads(text)["status"] else "no status"
+        except ValueError:
+            return f"half a report: {text!r}"
+    if path.name == "changes":
+        return None if all(json.loads(line) for line in text.splitlines()) else "half a list"
+    if path.name == "pid" and excused:
+        return None if re.fullmatch("[0-9]+\n", text) else f"half a pid file: {text!r}"
+    return f"left: {path}"
+
+
+def wrong_with_prog(control, outcome):
+    """Say what is wrong with the PROG of OUTCOME."""
+    if outcome.out not in ("", control.out, control.out.replace(MISSING, CONFINED)):
+        yield f"PROG ran under something else: {set(outcome.out.splitlines()) ^ set(control.out.splitlines())}"
+    if outcome.status == STATUS and not outcome.out:
+        yield "PROG did not run"
+
+
+def not_cleared_up(stage, argv):
+    """Run ARGV once more where something was left by who could not clear up; yield what is left still."""
+
+    def there():
+        return [*stage.place.glob(".hako-work-*"), *stage.cgroups()]
+
+    if not there():
+        return
+    if stage.who.cgroups:
+        stage.who.cgroups.again = True
+    stage.run(argv)
+    if stage.who.cgroups:
+        stage.who.cgroups.again = False
+    for path in there():
+        yield f"not even removed by the next: {path}"
+    for name in stage.files() - stage.before:
+        (stage.place / name).unlink()
+
+
+def chosen(name, calls, salt):
+    """Those of CALLS, of the case NAME, that are tried: each STRIDE-th from one on that SALT says, and ONCE's."""
+    found = dict.fromkeys(calls[sum(salt.encode()) % STRIDE :: STRIDE])
+    for case, place, call, text, which in ONCE:
+        same = [other for other in calls if (other.place, other.name) == (place, call) and text in other.text]
+        if case == name and same:  # a host may have other files of cgroups
+            found[same[which]] = None
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_fault_leaves_nothing_half_done(name, stage):
+    case = CASES[name]
+    argv = case.argv(stage)
+    control = stage.run(argv)
+    assert (control.status, control.out.endswith("end\n")) == (case.control, True), control.err
+    for path in stage.files() - stage.before:
+        stage.take_away(stage.place / path)
+    wrong, calls = [], control.calls()
+    assert {call.place for call in calls} >= {"0", "0.0"}
+    for way in (KILL, DENIED, SHORT):
+        for call in chosen(name, calls, f"{name}{way}{stage.who.name}"):
+            if way == KILL or call.name not in NEVER_FAIL:
+                wrong += try_out(stage, case, argv, control, Fault(call, way))
+    assert not wrong, "\n".join(wrong)
+
+
+def try_out(stage, case, argv, control, fault):
+    """What is wrong when FAULT happens to ARGV, the command line of CASE, which without it ends as CONTROL."""
+    outcome = stage.run(argv, fault)
+    return [
+        f"{fault}: {words}" for words in (*judge(stage, case, control, fault, outcome), *not_cleared_up(stage, argv))
+    ]
+
+
+def judge(stage, case, control, fault, outcome):
+    """Say what is wrong with OUTCOME, that of CASE when FAULT happened; CONTROL is the one without a fault."""
+    hit = outcome.told("hit")
+    if hit:  # behind a poll it may have been another call than without a fault
+        fault.call = Call(fault.call.place, fault.call.n, *hit[0], fault.call.text)
+        yield from wrong_with_status(case, control, fault, outcome)
+    elif (outcome.status, outcome.err) != (control.status, control.err):
+        yield f"nothing happened, and status {outcome.status}, {outcome.err!r}"
+    yield from wrong_with_prog(control, outcome)
+    yield from wrong_with_traces(stage, fault, outcome)
+
+
+@pytest.mark.parametrize("name", ["run-proc-dev"])
+def test_the_probe_tells_what_it_is_under(name, stage):
+    """Else that PROG runs under everything would say nothing."""
+    inside = stage.run(CASES[name].argv(stage))
+    outside = stage.run([str(stage.probe), *stage.words(*EVERYWHERE)])
+    assert (inside.status, outside.status) == (STATUS, STATUS)
+    told = [{line.split(" ", 1)[0]: line for line in done.out.splitlines()} for done in (inside, outside)]
+    differ = {key for key in told[0] if told[0][key] != told[1].get(key)}
+    assert differ >= {"pid", "no_new_privs", "host", "keyring", "mount", "/.", "/dev/shm"}
+    if stage.who.name == "root":
+        assert differ >= {"caps", "bounding" + "0" * 41}
