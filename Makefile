@@ -4,6 +4,9 @@
 # make check-hostile  the attacks of tests/hostile, all of them
 # make hostile-table  how they went, beside other tools
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
+# make html     build/html, the pages for the web
+# make deb      the Debian package, in build/deb
+# make check-packages  what pip and dpkg make of it, installed in clean places; needs a network
 # make bench    how fast, beside what else there is
 # make fuzz     all that reads what strangers may have written, FUZZ_SECONDS each
 # make soak     thousands of sandboxes, hundreds at once: does anything stay behind?
@@ -21,6 +24,11 @@ PAGES = $(notdir $(wildcard man/*))
 VENV = $(abspath $(BUILD))/venv
 SITE = $(VENV)/lib/hako-site
 LIBRARY = $(PREFIX)/lib/hako
+# Where the shells look for completions, bash by the name of each command, and who makes them.
+GENERATOR = $(VENV)/bin/python3
+BASH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+ZSH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+FISH_COMPLETIONS = $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 APPARMOR = /etc/apparmor.d
 ifeq ($(PYTHON),)
 $(error no Python 3.11 or newer that an ordinary user may execute: apt-get install python3, or make PYTHON=/path)
@@ -54,6 +62,16 @@ patterns: $(VENV)/made
 reference: $(VENV)/made
 	PYTHONPATH=. $(VENV)/bin/python3 tools/make_reference.py > man/hako.new
 	mv man/hako.new man/hako.3
+# The page of the library, from its docstrings.
+reference: $(VENV)/made
+	PYTHONPATH=. $(VENV)/bin/python3 tools/make_reference.py > man/hako.new
+	mv man/hako.new man/hako.3
+
+completions: $(if $(filter $(VENV)/%,$(GENERATOR)),$(VENV)/made)
+	PYTHONPATH=$(CURDIR) $(GENERATOR) tools/make_completions.py $(BUILD)/completions
+
+html:
+	$(PYTHON) -I tools/make_html.py $(BUILD)/html
 
 demo: all
 	@tools/demo $(VENV)/bin $(BUILD)/sandbox
@@ -72,6 +90,13 @@ hostile-table: all
 
 check-vm: all
 	tests/vm/run $(VENV)/bin
+
+# The Debian package, in build/deb.
+deb:
+	tools/build-deb $(BUILD)/deb
+
+check-packages: all
+	HAKO_PACKAGES=1 $(VENV)/bin/python3 -m pytest -q -p no:cacheprovider tests/packages tests/test_packages.py tests/test_debian.py
 
 bench: all
 	$(VENV)/bin/python3 bench/start.py $(VENV)/bin
@@ -98,7 +123,12 @@ soak: all
 	$(VENV)/bin/python3 tests/soak.py $(SOAK)
 	$(VENV)/bin/python3 tests/soak.py --user $(SOAK)
 
-install: all
+install: all install-files
+	install -m 644 $(SITE)/docopt.py $(SITE)/prctl.py $(SITE)/_prctl*.so $(DESTDIR)$(LIBRARY)
+	$(PYTHON) -I -m compileall -q -s '$(DESTDIR)' $(DESTDIR)$(LIBRARY)
+
+# All that is hako's own: who makes a package says where LIBRARY is, and has docopt and prctl there.
+install-files: completions
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 3 5 7))
 	install -m 644 hako/*.py hako/py.typed $(DESTDIR)$(LIBRARY)/hako
 	install -m 644 hako/commands/*.py $(DESTDIR)$(LIBRARY)/hako/commands
@@ -106,14 +136,18 @@ install: all
 	install -m 644 hako/profiles/*.kafel $(DESTDIR)$(LIBRARY)/hako/profiles
 	install -m 644 hako/profiles/groups/* $(DESTDIR)$(LIBRARY)/hako/profiles/groups
 	install -m 644 hako/profiles/compiled/* $(DESTDIR)$(LIBRARY)/hako/profiles/compiled
-	install -m 644 $(SITE)/docopt.py $(SITE)/prctl.py $(SITE)/_prctl*.so $(DESTDIR)$(LIBRARY)
 	install -d $(DESTDIR)$(LIBRARY)/hako/policies
 	install -m 644 hako/policies/*.toml $(DESTDIR)$(LIBRARY)/hako/policies
-	$(PYTHON) -I -m compileall -q -s '$(DESTDIR)' $(DESTDIR)$(LIBRARY)
 	for name in $(COMMANDS); do \
 		sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(LIBRARY)"]|' bin/$$name \
 			> $(DESTDIR)$(PREFIX)/bin/$$name && chmod 755 $(DESTDIR)$(PREFIX)/bin/$$name || exit 1; done
 	for page in $(PAGES); do install -m 644 man/$$page $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page || exit 1; done
+	install -d $(BASH_COMPLETIONS) $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS)
+	install -m 644 $(BUILD)/completions/hako.bash $(BASH_COMPLETIONS)/hako
+	install -m 644 $(BUILD)/completions/_hako $(ZSH_COMPLETIONS)
+	install -m 644 $(BUILD)/completions/hako.fish $(FISH_COMPLETIONS)
+	for name in $(COMMANDS); do ln -sf hako $(BASH_COMPLETIONS)/$$name && \
+		ln -sf hako.fish $(FISH_COMPLETIONS)/$$name.fish || exit 1; done
 	@# AppArmor before 4 cannot read it, would complain at each start of the machine, and restricts nobody.
 	if [ -n '$(DESTDIR)' ] || [ -e $(APPARMOR)/abi/4.0 ]; then \
 		install -d $(DESTDIR)$(APPARMOR) && sed -e 's|/usr/local/bin/|$(PREFIX)/bin/|' etc/apparmor.d/hako \
@@ -123,9 +157,10 @@ uninstall:
 	rm -rf $(DESTDIR)$(LIBRARY)
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS)) $(DESTDIR)$(APPARMOR)/hako
 	for page in $(PAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
+	rm -f $(addprefix $(BASH_COMPLETIONS)/,hako $(COMMANDS)) $(ZSH_COMPLETIONS)/_hako
+	rm -f $(FISH_COMPLETIONS)/hako.fish $(addprefix $(FISH_COMPLETIONS)/,$(addsuffix .fish,$(COMMANDS)))
 
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns reference demo check check-hostile hostile-table check-vm check-faults soak bench fuzz install uninstall \
-	clean
+.PHONY: all patterns reference completions html demo check check-hostile hostile-table check-vm check-packages check-faults soak deb bench fuzz install install-files uninstall clean

@@ -21,6 +21,9 @@ COMMANDS = {  # what a chain may name
     "seccomp-exec": "seccomp_exec",
     "landlock-exec": "landlock_exec",
     "hako-policy": "policy",
+    "hako-ps": "ps",
+    "hako-top": "top",
+    "hako-plot": "plot",
     "hako-task": "task",
     "hako-check": "check",
 }
@@ -160,19 +163,28 @@ def split(docopt, name, pattern, argv):
     stands behind the operands that PATTERN can name.
     """
     options = {key: option for option in pattern.flat(docopt.Option) for key in (option.short, option.long) if key}
-    words, more, argv = [], {}, list(reversed(argv))
-    while argv and argv[-1].startswith("-") and argv[-1] != "-":
+    words, more, argv, operands = [], {}, list(reversed(argv)), []
+    chains = any(argument.name == "PROG" for argument in pattern.flat(docopt.Argument))
+    while argv and (not chains or is_option(argv[-1])):
         word = argv.pop()
         if word == "--":
             break
+        if not is_option(word):
+            operands.append(word)  # no other command's: options may come behind it
+            continue
         for option, value in pairs(name, options, word, argv):
             if type(option.value) is list and any(known.name == option.name for known in words):
                 more.setdefault(option.name, []).append(value)
             else:
                 words.append(docopt.Option(option.short, option.long, option.argcount, value))
-    argv.reverse()
+    argv = operands + argv[::-1]
     named = 2 + len({argument.name for argument in pattern.flat(docopt.Argument)})
     return words + [docopt.Argument(None, word) for word in argv[:named]], more, argv[named:]
+
+
+def is_option(word):
+    """Whether WORD is one, or the -- behind them."""
+    return word.startswith("-") and word != "-"
 
 
 def pairs(name, options, word, argv):

@@ -409,6 +409,18 @@ def make(where, homes, needed):
     raise Failure("cgroup: others are in the way")
 
 
+def view(paths, homes):
+    """Another's Group, without its locks, to be read: PATHS and HOMES as in that; what is gone is left out."""
+    group = Group("", {})
+    for hierarchy, path in paths.items():
+        try:
+            group.files[hierarchy] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+    group.homes = {controller: hierarchy for controller, hierarchy in homes.items() if hierarchy in group.files}
+    return group
+
+
 def home(controller, where):
     """The hierarchy among WHERE, {hierarchy: directory}, that has CONTROLLER; None if none has."""
     for hierarchy, place in where.items():

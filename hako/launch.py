@@ -8,7 +8,7 @@ supervisor     the caller's process: waits outside
 import os
 import time
 
-from hako import build, identity, init, kernel, modes, newfile, program, supervise
+from hako import build, identity, init, kernel, modes, newfile, program, registry, supervise
 from hako.failure import FAILED, SEE_CHECK, Failure, as_failure, call
 
 EPERM, ENOSPC, EUSERS = 1, 28, 87
@@ -32,10 +32,11 @@ class Launch:
     waiting     descriptors that stay open until PROG's exec
     repeats     whether the supervisor ends by the signal that PROG did: it has one itself, which is to see that
     began       seconds since the epoch, and monotonic time
+    entry       its registry.Entry, in the supervisor
     """
 
     __slots__ = (
-        *("began", "box", "changes", "channels", "disks", "ids", "inside", "layers", "pasta"),
+        *("began", "box", "changes", "channels", "disks", "entry", "ids", "inside", "layers", "pasta"),
         *("pid_file", "prog", "records", "repeats", "sockets", "terminal", "waiting", "watch"),
     )
 
@@ -43,6 +44,7 @@ class Launch:
         pid_file, changes = files
         self.began = time.time(), time.monotonic()
         self.box, self.prog, self.waiting, self.repeats = box, prog, waiting, repeats
+        self.entry = registry.Nowhere
         self.pid_file = newfile.PidFile(pid_file) if pid_file is not None else None
         self.terminal = terminal()
         self.records = records()
@@ -131,12 +133,19 @@ class Launch:
         received = kernel.receive_descriptor(self.sockets[0])
         return None if received is None else received[0]
 
+    def tell(self, init, pid, enlist):
+        """Tell by which PID the sandbox of INIT can be entered: PROG runs. ENLIST is a registry.lister()."""
+        if self.pid_file:
+            self.pid_file.show_pid(pid)
+        self.entry = enlist(init, pid)
+
     def put_away(self, ran):
         """Take away what was made outside: the sandbox has ended, or there was none. Tell what changed, if PROG RAN.
 
         What fails of that keeps nothing else from going.
         """
         modes.put_back()
+        self.entry.remove()
         try:
             if self.pasta:
                 self.pasta.end()
@@ -205,19 +214,19 @@ class Launch:
             told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
 
 
-def enter(box, prog, files, records, waiting, repeats=False, terminal=lambda: None):
+def enter(box, prog, files, records, waiting, enlist=registry.unlisted, repeats=False, terminal=lambda: None):
     """Return inside the Sandbox BOX, in the process that will be PROG; the other processes never return.
 
     FILES are the path of --pid-file or None, and what opens the changes.Listing
     or, without an overlay, the fresh.Watch; RECORDS opens the records.Records,
     TERMINAL the terminal.Terminal, and each of the three may return None;
-    REPEATS: as in Launch.
+    ENLIST is a registry.lister(); REPEATS: as in Launch.
     """
     program.check_kept(prog, waiting)  # before anything is opened
     launch = Launch(box, prog, files, records, waiting, repeats, terminal)
     supervisor = begin(launch)
     if supervisor is not None:
-        wait_outside(launch, supervisor)
+        wait_outside(launch, supervisor, enlist)
     launch.channels.of_child(waiting)
     enter_user_namespace(launch)
     # The init too, by which others enter the sandbox.
@@ -295,8 +304,8 @@ def limit_of_namespaces(flags):
     return "as many as user.max_*_namespaces allows are there, or they are nested too deep"
 
 
-def wait_outside(launch, supervisor):
-    """Be the supervisor: exit with the status of what runs in the sandbox."""
+def wait_outside(launch, supervisor, enlist):
+    """Be the supervisor: exit with the status of what runs in the sandbox. ENLIST is a registry.lister()."""
     supervisor.measures = launch.records is not None
     try:
         supervise.forget(launch.waiting)
@@ -304,7 +313,7 @@ def wait_outside(launch, supervisor):
         launch.meet(supervisor.pid, also)
         if launch.disks:
             launch.disks.watch(also)
-        status = supervisor.wait(launch.pid_file.show_pid if launch.pid_file else None, also)
+        status = supervisor.wait(lambda pid: launch.tell(supervisor.pid, pid, enlist), also)
     except (Failure, OSError) as err:
         supervisor.end()
         failure = as_failure(err)

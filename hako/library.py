@@ -432,11 +432,15 @@ def absolute(options: dict[str, Any]) -> None:
             spec if spec.startswith("/") or not spec else f"{os.getcwd()}/".replace(":", r"\:") + spec
             for spec in options["mounts"]
         )
-    for name in ("policy", "seccomp"):
-        if "/" in options.get(name, "") or options.get(name, "").endswith(".toml"):
-            options[name] = os.path.abspath(options[name])
+    if "/" in options.get("policy", "") or options.get("policy", "").endswith(".toml"):
+        options["policy"] = os.path.abspath(options["policy"])
     if "/" in options.get("network", ""):
         options["network"] = beyond(options["network"])
+    if options.get("seccomp", "none") != "none":
+        from hako import rules
+
+        if not rules.is_profile(options["seccomp"]):  # what has no slash may be a file
+            options["seccomp"] = beyond(options["seccomp"])
 
 
 def beyond(path: str) -> str:

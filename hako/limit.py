@@ -11,7 +11,7 @@ import resource
 import select
 import time
 
-from hako import cgroup, group, keep, kernel, meter, modes, supervise, verdict
+from hako import cgroup, group, keep, kernel, meter, modes, registry, supervise, verdict
 from hako.failure import SEE_CHECK, Failure, as_failure, call, line_of
 
 LIMITED = 124  # as timeout(1)
@@ -68,11 +68,12 @@ class Run:
             os.close(fd)
 
 
-def enter(limits, records, output, waiting, say):
+def enter(limits, records, output, waiting, say, enlist=registry.unlisted):
     """Return in the process that will be PROG, under LIMITS; the others never return.
 
     RECORDS, a records.Records or None, is what is written down; OUTPUT the
-    module of that name if there is a limit of it; SAY takes a line for stderr.
+    module of that name if there is a limit of it; SAY takes a line for stderr;
+    ENLIST is a registry.lister().
     """
     try:
         run = Run(limits, records, output, say)
@@ -91,7 +92,7 @@ def enter(limits, records, output, waiting, say):
         raise
     if child:
         supervise.forget(waiting)
-        Limiter(run, child, pidfd, signals).serve()
+        Limiter(run, child, pidfd, signals).serve(enlist)
     keeper_pid = start(run)
     run.channels.of_child(waiting)
     become_limited(run)
@@ -162,8 +163,9 @@ class Limiter(supervise.Supervisor):
         run.counters.keeper = pid
         self.sampler = None if run.records is None else run.records.sampler(run.counters, run.limits, run.began)
 
-    def serve(self):
+    def serve(self, enlist):
         """Wait for PROG; write the report; exit with the status that tells how it ended. Never return."""
+        entries = []
         also = {**self.run.counters.files}
         self.run.disks.watch(also)
         if self.run.out is not None:
@@ -172,11 +174,15 @@ class Limiter(supervise.Supervisor):
             inbox.watch(also)
         failure = None
         try:
-            status = self.wait(also=also, clock=self.clock)
+            status = self.wait(
+                lambda _: entries.append(enlist(self.pid, None, self.run.own, self.run.limits)), also, self.clock
+            )
         except (Failure, OSError) as err:
             self.kill()
             failure = as_failure(err)
             status, failure = failure.status, str(failure)
+        for entry in entries:
+            entry.remove()
         if self.sampler is not None:
             self.sampler.close()
         try:
@@ -253,12 +259,19 @@ class Limiter(supervise.Supervisor):
     def find(self, now, last):
         """Find the limit that struck, if one did. LAST: PROG has ended."""
         if self.verdict.find(now, last):
-            return True
+            return self.note()
         return self.run.out is not None and self.run.out.over and self.found_output()
+
+    def note(self):
+        """Put it into the record of use that a limit struck, now."""
+        if self.sampler is not None:
+            self.sampler.strike(self.verdict.cause)
+        return True
 
     def found_output(self):
         """Keep the limit of output as the cause."""
-        return self.verdict.found("outputLimit", f"more than {self.run.limits.output} bytes of output")
+        self.verdict.found("outputLimit", f"more than {self.run.limits.output} bytes of output")
+        return self.note()
 
     def strike(self, now):
         """End PROG, or ask it to end first, if there is time for that."""
@@ -286,6 +299,7 @@ class Limiter(supervise.Supervisor):
         status = self.ended_with(int(fields[0]))
         if not self.verdict.cause and not self.ended_by and (full := self.run.disks.full()):
             self.verdict.found("diskLimit", f"no room is left in {', '.join(full)}")
+            self.note()
         return 128 + self.ended_by if self.ended_by else LIMITED if self.verdict.cause else status
 
     def pass_on_the_rest(self):

@@ -35,10 +35,10 @@ class Meter:
 
     __slots__ = ("changed", "files", "keeper", "oom_event", "own", "polled")
 
-    def __init__(self, own):
+    def __init__(self, own, watching=True):
         self.own, self.keeper, self.files, self.polled, self.oom_event = own, None, {}, {}, None
         self.changed = True
-        if own is not None:
+        if own is not None and watching:
             self.watch_memory()
             self.watch_pids()
 

@@ -33,6 +33,18 @@ def policy(docopt):
     return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option(None, '--changes', 1, None), docopt.Option('-c', '--chdir', 1, None), docopt.Option(None, '--dev', 0, False), docopt.Option(None, '--gid', 1, None), docopt.Option('-g', '--group', 1, None), docopt.Option('-H', '--hostname', 1, None), docopt.Option(None, '--limit-as', 1, None), docopt.Option(None, '--limit-core', 1, None), docopt.Option(None, '--limit-cpu', 1, None), docopt.Option(None, '--limit-fsize', 1, None), docopt.Option(None, '--limit-memory', 1, None), docopt.Option(None, '--limit-nofile', 1, None), docopt.Option(None, '--limit-output', 1, None), docopt.Option(None, '--limit-pids', 1, None), docopt.Option(None, '--limit-walltime', 1, None), docopt.Option('-N', '--network', 1, None), docopt.Option(None, '--no-tty', 0, False), docopt.Option(None, '--print', 0, False), docopt.Option(None, '--proc', 0, False), docopt.Option(None, '--report', 1, None), docopt.Option(None, '--seccomp', 1, None), docopt.Option(None, '--tty', 0, False), docopt.Option(None, '--uid', 1, None), docopt.Option('-u', '--user', 1, None), docopt.Option('-v', '--verbose', 0, False), docopt.Option(None, '--work-dir', 1, None))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--ro-bind', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--rw-bind', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--tmpfs', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--symlink', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--file', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option('-e', '--env', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--cap-add', 1, []))), docopt.OneOrMore(docopt.Optional(docopt.Option(None, '--keep-fd', 1, []))), docopt.Argument('POLICY', None), docopt.Optional(docopt.Command('--', False)), docopt.Optional(docopt.Argument('PROG', None), docopt.Optional(docopt.OneOrMore(docopt.Argument('ARG', []))))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
 
 
+def ps(docopt):
+    return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option(None, '--json', 0, False)))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
+
+
+def top(docopt):
+    return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option(None, '--interval', 1, '1'), docopt.Option(None, '--json', 0, False)))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
+
+
+def plot(docopt):
+    return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option('-o', '--output', 1, 'usage.svg'), docopt.Option(None, '--title', 1, None))), docopt.Argument('FILE', None)), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
+
+
 def task(docopt):
     return docopt.Required(docopt.Either(docopt.Required(docopt.Optional(docopt.AnyOptions(docopt.Option(None, '--dask', 1, None), docopt.Option(None, '--jobs', 1, None), docopt.Option(None, '--listen', 1, None), docopt.Option(None, '--ordered', 0, False), docopt.Option(None, '--progress', 0, False), docopt.Option(None, '--stream', 0, False)))), docopt.Required(docopt.Required(docopt.Either(docopt.Option(None, '--help', 0, False), docopt.Option(None, '--version', 0, False))))))
 

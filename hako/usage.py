@@ -29,9 +29,13 @@ class Sampler:
             self.next = max(self.next + self.interval, now + self.interval / 2)
         return self.next - now
 
-    def sample(self, now):
-        """Take a sample."""
-        found = {"time": now - self.started, **self.counters.now()}
+    def strike(self, limit):
+        """Take a sample at the moment at which LIMIT, a status of hako-report(5), was found to strike."""
+        self.sample(time.monotonic(), {"limit": limit})
+
+    def sample(self, now, more=None):
+        """Take a sample; MORE is what else there is to say."""
+        found = {"time": now - self.started, **self.counters.now(), **(more or {})}
         if self.file is not None:
             self.write(found if self.last else {**found, "limits": self.limits.told()})
         if self.live:

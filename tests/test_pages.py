@@ -37,7 +37,7 @@ OF_THE_SYSTEM = {  # pages that come with Linux, to which ours may point
     *("bwrap(1)", "env(1)", "ldd(1)", "newgidmap(1)", "newuidmap(1)", "nice(1)", "nohup(1)", "pasta(1)"),
     *("tty(1)", "core(5)", "passwd(5)", "subuid(5)"),
     *("clone3(2)", "execve(2)", "mount(2)", "mount_setattr(2)", "pidfd_open(2)", "pivot_root(2)", "setns(2)"),
-    *("seccomp(2)", "seccomp_unotify(2)", "setrlimit(2)", "syscalls(2)"),
+    *("flock(2)", "seccomp(2)", "seccomp_unotify(2)", "setrlimit(2)", "syscalls(2)"),
     *("capabilities(7)", "cgroups(7)", "ip(7)", "landlock(7)", "mount_namespaces(7)", "namespaces(7)"),
     *("pid_namespaces(7)", "user_namespaces(7)"),
 }
@@ -213,6 +213,53 @@ def test_examples_do_what_the_page_shows(page, somebody):
         assert f"landlock-exec: landlock: Linux {os.uname().release} " in said  # refused, and nothing else
         return
     assert said == transcript
+
+
+@each_page
+def test_command_lines_outside_the_examples_are_right(page):
+    """As far as that can be told without running them: every link of their chains reads its options and operands."""
+    displays = [words(display) for _, section in sections(page).items() for display in section.iter("pre")]
+    for display in displays:
+        if display.partition(" ")[0] not in core.COMMANDS:
+            continue
+        argv = shlex.split(display.replace("\\ ", ""))
+        while argv and argv[0] in core.COMMANDS:
+            args = core.read(argv[0], core.load(argv[0]), argv[1:])
+            argv = [args["PROG"], *args["ARG"]]
+        assert argv[0]
+
+
+@pytest.fixture(scope="module")
+def website(tmp_path_factory):
+    """What make html makes: {name: tree of HTML}."""
+    directory = tmp_path_factory.mktemp("html")
+    argv = ["make", "-s", "-C", ROOT, f"BUILD={directory}", "html"]
+    subprocess.run(argv, check=True, stdin=subprocess.DEVNULL)
+    entity = re.compile("&nbsp;")
+    pages = (directory / "html").glob("*.html")
+    return {page.name: ElementTree.fromstring(entity.sub(" ", page.read_text().partition("\n")[2])) for page in pages}
+
+
+def test_every_page_is_on_the_web_and_the_index_leads_to_it(website):
+    assert set(website) == {"index.html", *(f"{page.name}.html" for page in PAGES)}
+    listed = [link.get("href") for link in website["index.html"].iter("a")]
+    assert sorted(listed) == sorted(f"{page.name}.html" for page in PAGES)
+    assert all(words(text) for text in website["index.html"].iter("dd"))
+
+
+def test_links_on_the_web_lead_somewhere(website):
+    """To a page of ours or another's; to a place that is there in it."""
+    places = {name: {node.get("id") for node in tree.iter() if node.get("id")} for name, tree in website.items()}
+    for name, tree in website.items():
+        links = [link for link in tree.iter("a") if link.get("class") != "In"]  # as in #include <FILE>
+        assert len(links) > 5
+        for found in (link.get("href") for link in links):
+            file, _, place = found.partition("#")
+            assert found.startswith("https://") or (file or name) in website
+            assert not place or place in places[file or name]
+        references = [link for link in links if link.get("class") == "Xr"]
+        ours = {f"{page.stem}({page.suffix[1:]})" for page in PAGES}
+        assert all(words(link) not in ours or not link.get("href").startswith("https:") for link in references)
 
 
 def script(transcript):

@@ -1,6 +1,5 @@
 """The README's own commands, and what an installation puts where."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -8,14 +7,17 @@ import sys
 
 import pytest
 
-from conftest import BIN, Who
+from conftest import BUSYBOX, wait_until
 
 TOP = pathlib.Path(__file__).parent.parent
 
 
+README = (TOP / "README.md").read_text()
+
+
 def blocks(kind):
     """The blocks of the README that are marked KIND."""
-    return re.findall(rf"```{kind}\n(.*?)```", (TOP / "README.md").read_text(), re.S)
+    return re.findall(rf"```{kind}\n(.*?)```", README, re.S)
 
 
 def test_the_transcripts_are_true(who, place):
@@ -50,69 +52,29 @@ def test_the_commands_named_are_there():
     assert {"demo", "check", "hostile-table"} <= set(targets) <= set(made)
 
 
-def test_make_demo_runs_the_main_job(who):
-    done = who.run(TOP / "tools/demo", BIN, who.box.parent / "sandbox")
-    assert (done.returncode, done.stderr) == (0, "")
-    for line in ("the root:      .hako bin proc", "Read-only file system", f"uid={who.uid}", "NoNewPrivs:\t1"):
-        assert line in done.stdout
-
-
 @pytest.mark.root
-def test_install_and_uninstall(who, place):
-    """What is installed works for everybody, without the checkout; what is uninstalled is gone."""
-    prefix = place / "prefix"
-    apparmor = place / "apparmor.d"  # not the system's
-    (apparmor / "abi").mkdir(parents=True)
-    (apparmor / "abi/4.0").touch()
-    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"PREFIX={prefix}", f"APPARMOR={apparmor}"]
-    subprocess.run([*make, "install"], check=True, stdin=subprocess.DEVNULL)
-    ordinary = Who("user")
-    os.chown(place, ordinary.uid, ordinary.uid)
-    ordinary.box = who.box
-    ordinary.env["PATH"] = f"{prefix}/bin:/usr/bin:/bin"
-    done = ordinary.inside("rlimit-exec", "--nofile=16", "/bin/sh", "-c", "ulimit -n")
-    assert (done.stdout, done.stderr) == ("16\n", "")
-    filtered = ordinary.inside("seccomp-exec", "minimal", "/bin/busybox", "echo", "filtered")
-    assert (filtered.stdout, filtered.stderr) == ("filtered\n", "")
-    assert (prefix / "bin/hako-run").read_text().splitlines()[0].endswith(" -IS")
-    assert str(TOP) not in (prefix / "bin/hako-run").read_text()
-    assert {path.name for path in (prefix / "share/man").rglob("*.?")} == {
-        path.name for path in (TOP / "man").iterdir()
+@pytest.mark.parametrize("line", re.findall(r"^    ((?:hako|rlimit|seccomp|landlock)-.*)", README, re.M))
+def test_the_first_lines_run(who, place, delegated, line):
+    """With what the placeholders stand for in the places of those."""
+    del delegated
+    (place / "rules").write_text("POLICY all { ALLOW { write } } USE all DEFAULT ALLOW\n")
+    (place / "request.json").write_text('{"cmd": ["true"]}')
+    values = {
+        "request.json": place / "request.json",
+        "src": place,
+        "dst": "/data",
+        "dir": who.box,
+        "cmd": "true",
+        "rules": place / "rules",
     }
-    installed = {path.name for path in (prefix / "lib/hako/hako/policies").iterdir()}
-    assert installed == {path.name for path in (TOP / "hako/policies").iterdir()}
-    assert list((prefix / "lib/hako").rglob("*.pyc"))
-    assert confined(apparmor / "hako") == {str(path) for path in (prefix / "bin").iterdir()}
-    subprocess.run([*make, "uninstall"], check=True, stdin=subprocess.DEVNULL)
-    assert [path for path in prefix.rglob("*") if not path.is_dir()] == []
-    assert [path.name for path in apparmor.iterdir()] == ["abi"]
-
-
-@pytest.mark.root
-def test_a_profile_that_an_old_apparmor_cannot_read_stays_away(place):
-    place = place / "install"
-    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"PREFIX={place}", f"APPARMOR={place}/apparmor.d"]
-    subprocess.run([*make, "install"], check=True, stdin=subprocess.DEVNULL)
-    assert (place / "bin/hako-check").exists()
-    assert not (place / "apparmor.d").exists()
-
-
-def confined(profile):
-    """The programs to which PROFILE of AppArmor is attached, as far as they are there."""
-    line = next(line for line in profile.read_text().splitlines() if line.startswith("profile "))
-    name, pattern, flags, brace = line.removeprefix("profile ").split(" ")
-    assert (name, flags, brace) == ("hako", "flags=(unconfined)", "{")
-    done = subprocess.run(["bash", "-c", f"printf '%s\\n' {pattern}"], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines())
-
-
-@pytest.mark.root
-def test_install_into_a_staging_directory(place):
-    make = ["make", "-s", "-C", TOP, f"BUILD={BIN.parent.parent}", f"DESTDIR={place}/stage", "PREFIX=/usr"]
-    subprocess.run([*make, "install"], check=True, stdin=subprocess.DEVNULL)
-    text = (place / "stage/usr/bin/hako-run").read_text()
-    assert 'sys.path[:0] = ["/usr/lib/hako"]' in text
-    assert "stage" not in text
-    profile = (place / "stage/etc/apparmor.d/hako").read_text()
-    assert "\nprofile hako /usr/bin/{" in profile
-    assert "\n  userns,\n" in profile
+    sandbox = who.start(*who.sandbox("/bin/busybox", "cat", options=[f"--pid-file={place}/pid"]), stdin=subprocess.PIPE)
+    try:
+        wait_until((place / "pid").exists)
+        values["PID"] = (place / "pid").read_text().strip()
+        line = re.sub(rf"\b({'|'.join(values)})\b", lambda word: str(values[word[0]]), line)
+        line = line.replace("hako-run ", f"hako-run --mount={BUSYBOX}:/bin/busybox:ro ")
+        done = who.run("sh", "-c", line)
+        assert (done.returncode, done.stderr) == (0, "") or (line == "hako-check" and done.returncode == 1)
+        assert done.stdout in ("", '{"status":"exited","code":0}\n') or line in ("hako-ps", "hako-check")
+    finally:
+        sandbox.communicate()

@@ -35,7 +35,7 @@ See cgroups(7), hako-report(5), hako-chain(7).
 
 import os
 
-from hako import cgroup, core, limits, values
+from hako import cgroup, core, limits, registry, values
 from hako.failure import Failure
 
 DEFAULT = []
@@ -55,7 +55,8 @@ def prepare(args):
     if wanted.output is not None:
         from hako import output
     records = recorder(args, interval)
-    return lambda: limit.enter(wanted, records(), output, core.waiting, say)
+    enlist = registry.lister("hako-limit", core.moved, lambda _: None)
+    return lambda: limit.enter(wanted, records(), output, core.waiting, say, enlist)
 
 
 def recorder(args, interval):

@@ -58,7 +58,7 @@ See hako-policy(5), hako-report(5), namespaces(7).
 
 import os
 
-from hako import build, core, kernel, launch, modes, policy, policy_options, policy_plan, program, sandbox
+from hako import build, core, kernel, launch, modes, policy, policy_options, policy_plan, program, registry, sandbox
 from hako.failure import SEE_CHECK, Failure, show
 
 DEFAULT = []
@@ -85,13 +85,14 @@ def prepare(args):
     records = recorder(args["--report"] or ("-" if args["--verbose"] else None))
     watcher = watching(args["--changes"], box)
     last = args["PROG"] not in core.COMMANDS
-    limited = limiting(wanted, records)
+    enlist = registry.lister("hako-policy", core.moved, verbose)
+    limited = limiting(wanted, records, enlist)
     confined = confining(wanted, prog.identity.held(), last, verbose)
     watches = []
     steps = [
         lambda: watches.append(watcher(bool(limited))),  # now: behind a limit of output, stderr is not the caller's
         *limited,
-        lambda: build_around(wanted, box, prog, watches.pop(), records, bool(limited), terminal),
+        lambda: build_around(wanted, box, prog, watches.pop(), records, bool(limited), terminal, enlist),
         *confined,
         lambda: verbose(f"execute: {show(args['PROG'])}"),
     ]
@@ -180,24 +181,24 @@ def start_of(wanted, args, verbose):
     )
 
 
-def build_around(wanted, box, prog, watch, records, limited, terminal):
+def build_around(wanted, box, prog, watch, records, limited, terminal, enlist):
     """Build the Sandbox BOX of the policy WANTED around this process, which is to be PROG.
 
     WATCH is the fresh.Watch, or None. LIMITED: there is somebody outside who has
     that and the report that RECORDS opens, and sees how this ends. TERMINAL opens
-    the terminal.Terminal, or returns None.
+    the terminal.Terminal, or returns None. ENLIST is a registry.lister().
     """
     prog.env = policy.variables(wanted)  # in a chain it is only now the caller's
     records = no_records if limited else records
     if watch and limited:
         watch.take_back()
-    launch.enter(box, prog, (None, lambda: watch), records, core.waiting, repeats=limited, terminal=terminal)
+    launch.enter(box, prog, (None, lambda: watch), records, core.waiting, enlist, repeats=limited, terminal=terminal)
 
 
-def limiting(wanted, records):
+def limiting(wanted, records, enlist):
     """The steps that put PROG under those limits of the policy WANTED that hold for all that it starts.
 
-    RECORDS opens the records.Records.
+    RECORDS opens the records.Records; ENLIST is a registry.lister().
     """
     limits = policy_plan.shared_limits(wanted)
     if limits is None:
@@ -211,7 +212,7 @@ def limiting(wanted, records):
     output = None
     if limits.output is not None:
         from hako import output
-    return [lambda: limit.enter(limits, records(), output, core.waiting, say)]
+    return [lambda: limit.enter(limits, records(), output, core.waiting, say, enlist)]
 
 
 def confining(wanted, held, last, verbose):

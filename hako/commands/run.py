@@ -45,7 +45,7 @@ See namespaces(7), pivot_root(2), hako-chain(7).
 
 import os
 
-from hako import build, core, launch, modes, newfile, program, sandbox
+from hako import build, core, launch, modes, newfile, program, registry, sandbox
 from hako.failure import Failure
 
 DEFAULT = ["/sbin/init"]
@@ -68,7 +68,8 @@ def prepare(args):
     records = recorder(args["--report"])
     terminal = own_terminal() if args["--tty"] else lambda: None
     files = args["--pid-file"], listing
-    return lambda: launch.enter(box, prog, files, records, core.waiting, terminal=terminal)
+    enlist = registry.lister("hako-run", core.moved, prog.say)
+    return lambda: launch.enter(box, prog, files, records, core.waiting, enlist, terminal=terminal)
 
 
 def recorder(path):

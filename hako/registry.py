@@ -1,0 +1,161 @@
+"""Who supervises a sandbox here: a file for each supervisor, which it writes itself. See hako-ps(1).
+
+The file is locked as long as the supervisor runs, so that what a killed one
+left is told from the rest, and is named by its pid, so that it does not stay
+for ever. Whoever reads it compares the start time of the process: a pid alone
+may be another's meanwhile, or of another pid namespace.
+"""
+
+import fcntl
+import os
+
+from hako.failure import Failure, call, line_of, show
+
+TRIES = 3  # a reader that looks whether the file is locked holds a lock for a moment
+
+
+def places():
+    """The directories of this user's, the first to be written to if it can be had."""
+    uid = os.geteuid()
+    found = ["/run/hako"] if uid == 0 else [f"/run/user/{uid}/hako"]
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    if uid and own.startswith("/"):
+        found.insert(0, os.path.join(own, "hako"))
+    return list(dict.fromkeys((*found, f"/tmp/hako-{uid}")))
+
+
+def open_directory(path, make=False):
+    """A descriptor of the directory PATH, which is made if MAKE; a Failure if it is not this user's alone."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    with call(f"open {show(path)}"):
+        try:
+            fd = os.open(path, flags)
+        except FileNotFoundError:
+            if not make:
+                raise
+            make_directory(path)
+            fd = os.open(path, flags)
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        os.close(fd)
+        raise Failure(f"{show(path)}: not this user's alone")
+    return fd
+
+
+def make_directory(path):
+    """Make the directory PATH, for this user alone, unless another was faster."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+
+
+def open_first():
+    """A descriptor of the first of places() that can be had."""
+    *others, last = places()
+    for path in others:
+        try:
+            return open_directory(path, make=True)
+        except Failure:
+            continue
+    return open_directory(last, make=True)
+
+
+class Entry:
+    """The file of this process, a supervisor: it is there, and locked, until remove()."""
+
+    __slots__ = ("directory", "fd", "name")
+
+    def __init__(self, text):
+        self.directory, self.name, self.fd = open_first(), str(os.getpid()), None
+        try:
+            self.fd = self.locked()
+            with call("write"):
+                os.write(self.fd, text)
+        except (OSError, Failure):
+            self.remove()
+            raise
+
+    def locked(self):
+        """A descriptor of the file, empty, with a lock."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        for _ in range(TRIES):
+            with call(f"open {self.name}"):
+                fd = os.open(self.name, flags, 0o600, dir_fd=self.directory)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_nlink:
+                    return fd
+            except BlockingIOError:
+                pass
+            os.close(fd)  # a reader took it for one that was left, and removes it
+        raise Failure(f"flock {self.name}: somebody else has a lock")
+
+    def remove(self):
+        """Remove the file, if this process has it."""
+        try:
+            if self.fd is not None:
+                os.unlink(self.name, dir_fd=self.directory)
+                os.close(self.fd)
+            os.close(self.directory)
+        except OSError:
+            pass  # it is gone already, or will be found without a lock
+
+
+class Nowhere:
+    """In the place of an Entry, where there is none."""
+
+    @staticmethod
+    def remove():
+        """There is nothing to be removed."""
+
+
+def unlisted(*_):
+    """In the place of what lister() returns: nothing is listed."""
+    return Nowhere
+
+
+def lister(command, moved, say):
+    """What a supervisor of COMMAND calls once PROG runs; it returns an Entry.
+
+    It is called with the pid of its child and, of what it has, the pid by which
+    the sandbox can be entered, the group.Group and the limits.Limits. MOVED: an
+    earlier link is in a sandbox, and is listed in the place of this one. Where
+    it cannot be listed, it is not, and SAY gets a line.
+    """
+
+    if moved:
+        return unlisted
+
+    def enlist(child, inside=None, own=None, limits=None):
+        try:
+            return Entry(text(command, child, inside, own, limits))
+        except (OSError, Failure) as err:
+            say(f"not listed by hako-ps: {line_of(err)}")
+            return Nowhere
+
+    return enlist
+
+
+def text(command, child, inside, own, limits):
+    """What there is to say of this process, the supervisor of CHILD by COMMAND: lines of bytes. The rest as above."""
+    lines = [f"supervisor {os.getpid()} {start_time('self')}", f"child {child}", f"command {command}"]
+    if inside is not None:
+        lines.append(f"inside {inside}")
+    if own is not None:
+        lines += [f"cgroup {hierarchy or '-'} {path}" for hierarchy, path in own.paths.items()]
+        lines += [f"home {controller} {hierarchy or '-'}" for controller, hierarchy in own.homes.items()]
+    if limits is not None:
+        lines += [f"limit {name} {value}" for name, value in limits.told().items() if value is not None]
+    return os.fsencode("\n".join((*lines, "")))
+
+
+def start_time(pid):
+    """When process PID started, in ticks since the boot, as text."""
+    return stat(pid)[19]
+
+
+def stat(pid):
+    """The fields of /proc/PID/stat behind the name: the state, the parent's pid, ..."""
+    with call(f"open /proc/{pid}/stat"), open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+        return file.read(4096).rpartition(b")")[2].decode().split()

@@ -1,0 +1,275 @@
+"""The list of sandboxes: who is in it, when, and what it takes from whom it lists."""
+
+import contextlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from conftest import BIN, BUSYBOX, Who, wait_until
+
+# Holds a lock on the file argv[1] with the text argv[2] in it, until its stdin ends.
+FORGER = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(fd, fcntl.LOCK_EX)
+os.write(fd, sys.argv[2].encode())
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+def listed(who, mark):
+    """The sandboxes with the word MARK in their command line, as hako-ps has them."""
+    done = who.run("hako-ps", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    return [one for one in map(json.loads, done.stdout.splitlines()) if mark in " ".join(one["command"])]
+
+
+def directory(who):
+    """Where WHO's are written down."""
+    if who.uid == 0:
+        return pathlib.Path("/run/hako")
+    return pathlib.Path(who.env.get("XDG_RUNTIME_DIR", ""), "hako")
+
+
+@pytest.fixture
+def mark(who, place):
+    """A word that no other test has in its command lines; WHO's list is its own if WHO is not root."""
+    if who.uid:
+        (place / "run").mkdir(mode=0o700)
+        os.chown(place / "run", who.uid, who.uid)
+        who.env["XDG_RUNTIME_DIR"] = str(place / "run")
+    return place.name
+
+
+@contextlib.contextmanager
+def running(who, *argv):
+    """ARGV, as soon as it prints a line and, if it is hako's, is listed, to its end: its stdin's."""
+    process = who.start(*argv, stdin=subprocess.PIPE)
+    file = directory(who) / str(process.pid)
+    try:
+        assert process.stdout.readline()
+        wait_until(lambda: not str(argv[0]).startswith("hako-") or (file.exists() and file.stat().st_size))
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def prog(mark):
+    """A PROG for the box that prints a line and waits for the end of its stdin."""
+    return ["/bin/busybox", "sh", "-c", "echo; exec busybox cat", mark]
+
+
+def test_a_sandbox_is_listed_as_long_as_it_runs(who, mark):
+    argv = [*who.sandbox(*prog(mark))]
+    with running(who, *argv) as process:
+        (one,) = listed(who, mark)
+        assert one["supervisor"] == process.pid
+        assert one["command"] == [str(word) for word in argv]
+        assert 0 <= one["age"] < 60
+        assert one["limits"] == {}
+        entered = who.run("hako-enter", "--fork", str(one["pid"]), "/bin/busybox", "ls", "/")
+        assert "bin" in entered.stdout.split()
+        assert str(process.pid) in os.listdir(directory(who))
+        process.communicate()
+        assert listed(who, mark) == []
+        assert str(process.pid) not in os.listdir(directory(who))
+
+
+def test_the_pid_is_that_of_the_pid_file(who, mark, place):
+    """Also where PROG is PID 1, below an init that is not."""
+    options = ["--as-pid-1", f"--pid-file={place}/pid"]
+    with running(who, *who.sandbox(*prog(mark), options=options)):
+        (one,) = listed(who, mark)
+        assert (place / "pid").read_text() == f"{one['pid']}\n"
+
+
+def test_limits_and_the_sandbox_behind_them_are_one(who, mark):
+    with running(who, "hako-limit", "--time=50", "--output=1M", *who.sandbox(*prog(mark))) as process:
+        wait_until(lambda: listed(who, mark)[0]["pid"])  # its own supervisor has listed it
+        (one,) = listed(who, mark)
+        assert one["supervisor"] == process.pid
+        assert one["limits"] == {"time": 50.0, "output": 2**20}
+        entered = who.run("hako-enter", "--fork", str(one["pid"]), "/bin/busybox", "ls", "/")
+        assert "bin" in entered.stdout.split()
+
+
+def test_limits_alone_have_nothing_to_enter(who, mark):
+    with running(who, "hako-limit", "--time=50", "sh", "-c", "echo; cat", mark) as process:
+        (one,) = listed(who, mark)
+        assert (one["pid"], one["supervisor"]) == (None, process.pid)
+        table = who.run("hako-ps").stdout.splitlines()
+        assert table[0].split() == ["PID", "SUPERVISOR", "AGE", "COMMAND"]
+        (row,) = [line for line in table if mark in line]
+        assert row.split()[:2] == ["-", str(process.pid)]
+        assert row.endswith(f"hako-limit --time=50 sh -c 'echo; cat' {mark}")
+
+
+def test_what_another_started_in_the_limits_is_another(who, mark):
+    """hako-run as a program, the keeper's child after its parent has gone: not the same chain."""
+    inner = f"{BIN}/hako-run --mount={BUSYBOX}:/bin/busybox:ro {who.box} busybox sh -c 'echo; exec busybox cat' {mark}"
+    with running(who, "hako-limit", "--time=50", "sh", "-c", f"exec 3<&0; ({inner} <&3 &); cat", mark):
+        wait_until(lambda: len(listed(who, mark)) == 2)
+        found = listed(who, mark)
+        assert sorted(one["command"][0] for one in found) == ["hako-limit", "hako-run"]
+
+
+@pytest.mark.parametrize("limit", [[], ["--limit-walltime=50"]])
+def test_a_policy(who, mark, limit):
+    with running(who, "hako-policy", *limit, "default", "sh", "-c", "echo; cat", mark) as process:
+        wait_until(lambda: listed(who, mark)[0]["pid"])
+        (one,) = listed(who, mark)
+        assert one["supervisor"] == process.pid
+        assert one["limits"] == ({"time": 50.0} if limit else {})
+        assert who.run("hako-enter", "--fork", str(one["pid"]), "/bin/sh", "-c", "echo in").stdout == "in\n"
+
+
+def test_what_runs_inside_is_not_listed_and_leaves_nothing_there(who, mark):
+    """In /run and /tmp of the sandbox nothing is made, by whoever supervises in there."""
+    for name in ("run", "tmp"):
+        (who.box / name).mkdir(exist_ok=True)
+        os.chown(who.box / name, who.uid, -1)
+    argv = ["hako-limit", "--time=50", *prog(mark)]
+    with running(who, *who.sandbox(*argv, options=["--writable", "--proc"])):
+        (one,) = listed(who, mark)
+        assert one["command"][0] == "hako-run"
+        assert [list((who.box / name).iterdir()) for name in ("run", "tmp")] == [[], []]
+
+
+def test_what_a_killed_supervisor_left_is_removed(who, mark):
+    with running(who, *who.sandbox(*prog(mark))) as process:
+        file = directory(who) / str(process.pid)
+        assert file.exists()
+        process.kill()
+        process.communicate()
+        assert file.exists() or who.uid == 0  # another's hako-ps may have been faster
+        assert listed(who, mark) == []
+        wait_until(lambda: not file.exists())  # another's hako-ps may be about to do it
+
+
+def test_a_name_that_is_not_plain_is_quoted(who, mark):
+    with running(who, "hako-limit", "sh", "-c", "echo; cat", f"{mark}\x1b[31m\n\udcff"):
+        (row,) = [line for line in who.run("hako-ps").stdout.splitlines() if mark in line]
+        assert row.endswith(f"'{mark}\\x1b[31m\\n\\udcff'")
+
+
+TRUE = "supervisor {pid} {start}\nchild 1\ncommand x\n"
+
+
+@pytest.mark.usefixtures("mark")
+@pytest.mark.parametrize(
+    "text, believed",
+    [
+        (TRUE, True),  # a locked file is what makes a supervisor, of whoever may write it
+        (TRUE.replace("{start}", "1"), False),  # another process, earlier or elsewhere
+        (TRUE.replace("{pid}", "99999999"), False),
+        (TRUE.replace("child 1", "child x"), False),
+        (TRUE.replace("child 1\n", ""), False),
+        (TRUE.replace("supervisor", "superviser"), False),
+        ("\n" * 70000 + TRUE, False),
+        ("", False),
+    ],
+)
+def test_a_file_that_does_not_fit_is_not_believed(who, text, believed):
+    start = pathlib.Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
+    who.run("hako-limit", "true")  # makes the directory
+    file = directory(who) / f"9999999{os.getpid()}"
+    python = pathlib.Path(sys.executable).resolve()
+    try:
+        with running(who, python, "-I", "-c", FORGER, file, text.format(pid=os.getpid(), start=start)):
+            found = who.run("hako-ps", "--json").stdout.splitlines()
+            assert (os.getpid() in [json.loads(line)["supervisor"] for line in found]) == believed
+            assert file.exists()
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def test_other_things_in_the_directory_do_no_harm(who, mark):
+    who.run("hako-limit", "true")
+    place = directory(who)
+    other = place.parent / f"other-{mark}"
+    other.write_text("")
+    names = [f"777{number}{os.getpid()}" for number in range(3)]
+    try:
+        os.mkfifo(place / names[0], 0o600)
+        (place / names[1]).mkdir()
+        (place / names[2]).symlink_to(other)
+        assert listed(who, mark) == []
+        assert (other.exists(), (place / names[2]).is_symlink()) == (True, True)
+    finally:
+        (place / names[0]).unlink()
+        (place / names[1]).rmdir()
+        (place / names[2]).unlink()
+        other.unlink()
+
+
+@pytest.mark.parametrize("what", ["open", "link", *(["another's"] if os.getuid() == 0 else [])])
+def test_a_directory_that_is_not_the_users_alone_is_not_used(place, what):
+    """The run goes on, and is written down elsewhere."""
+    who = Who("user")
+    made = place / "run"
+    made.mkdir()
+    victim = place / "victim"
+    victim.mkdir(mode=0o700)
+    if what == "link":
+        (made / "hako").symlink_to(victim)
+    else:
+        (made / "hako").mkdir(mode=0o755 if what == "open" else 0o700)
+        (made / "hako").chmod(0o777 if what == "open" else 0o700)
+    for path in (made, victim, *([made / "hako"] if what == "open" else [])):
+        os.chown(path, who.uid, who.uid)
+    who.env["XDG_RUNTIME_DIR"] = str(made)
+    with running(who, "env", "hako-limit", "--time=50", "sh", "-c", "echo; cat", place.name) as process:
+        wait_until(lambda: listed(who, place.name))
+        assert [one["supervisor"] for one in listed(who, place.name)] == [process.pid]
+        assert list(victim.iterdir()) == []
+        assert what == "link" or list((made / "hako").iterdir()) == []
+
+
+def test_what_cannot_be_listed_runs_all_the_same(who, mark):
+    """No byte can be written: PROG runs, --verbose says why it is not in the list, and no file is left."""
+    argv = who.sandbox("/bin/busybox", "echo", mark, options=["--verbose"])
+    assert "not listed" not in who.run(*argv).stderr
+    done = who.run("prlimit", "--fsize=0", "--", *argv)
+    assert (done.returncode, done.stdout) == (0, f"{mark}\n")
+    assert "hako-run: not listed by hako-ps: write: File too large\n" in done.stderr
+    assert listed(who, mark) == []
+
+
+def test_looking_and_starting_at_once(who, mark):
+    """Nobody who looks makes a run fail, and nothing is left of many."""
+    code = "for i in $(seq 40); do hako-limit --time=50 true {} || exit 1; done"
+    runs = [who.start("sh", "-c", code.format(mark)) for _ in range(2)]
+    while any(run.poll() is None for run in runs):
+        assert who.run("hako-ps").returncode == 0
+    assert [run.communicate()[1] for run in runs] == ["", ""]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert listed(who, mark) == []
+
+
+def test_the_list_goes_nowhere(who):
+    assert who.run("sh", "-c", "hako-ps >/dev/full").returncode == 125
+    done = who.run("hako-ps", "x")
+    assert (done.returncode, done.stderr) == (125, "hako-ps: too many operands: 'x' [hako-ps [options]]\n")
+
+
+@pytest.mark.root
+def test_nobody_in_there_holds_anything_of_it(who, mark):
+    """Neither the directory nor the file: only the supervisor does."""
+
+    def held(pid):
+        return [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+
+    with running(who, "hako-limit", "--time=50", *who.sandbox(*prog(mark))) as process:
+        wait_until(lambda: listed(who, mark)[0]["pid"])
+        (one,) = listed(who, mark)
+        assert f"{directory(who)}/{process.pid}" in held(process.pid)
+        children = pathlib.Path(f"/proc/{one['pid']}/task/{one['pid']}/children").read_text()
+        inside = [one["pid"], *map(int, children.split())]
+        assert len(inside) == 2
+        assert not any(str(directory(who)) in name for pid in inside for name in held(pid))

@@ -1,0 +1,225 @@
+"""hako-top at a terminal, as somebody sees it and types; and for programs."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import BIN, DEADLINE, wait_until
+
+WIDE = 300
+
+
+class Screen:
+    """A terminal of tmux in which WHO runs ARGV, then sh tells how that ended."""
+
+    def __init__(self, who, place, argv):
+        self.who, self.socket = who, str(place / "tmux")
+        words = " ".join(argv)
+        script = place / "script"
+        same = "stty -g > after; cmp before after && echo same"
+        script.write_text(f"stty -g > before; {words}; echo status $?; {same}; cat")
+        self.tmux(
+            "-f", "/dev/null", "new-session", "-d", "-x", str(WIDE), "-y", "12", "-c", str(place), "sh", str(script)
+        )
+
+    def tmux(self, *argv):
+        done = self.who.run("tmux", "-S", self.socket, *argv, env={**self.who.env, "TERM": "screen"})
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def text(self):
+        return self.tmux("capture-pane", "-p")
+
+    def until(self, pattern):
+        """The screen, as soon as PATTERN is on it."""
+        end = time.monotonic() + DEADLINE
+        while not re.search(pattern, self.text()):
+            assert time.monotonic() < end, self.text()
+            time.sleep(0.05)
+        return self.text()
+
+    def type(self, *keys):
+        self.tmux("send-keys", *keys)
+
+    def end(self):
+        self.who.run("tmux", "-S", self.socket, "kill-server")
+
+
+@pytest.fixture
+def mine(who, place):
+    """WHO, with a list of its own; root's is that of all tests."""
+    (place / "run").mkdir(mode=0o700)
+    os.chown(place / "run", who.uid, who.uid)
+    who.env["XDG_RUNTIME_DIR"] = str(place / "run")
+    return who
+
+
+@pytest.fixture
+def runs(mine, place):
+    """What starts something, which is seen to its end, with a mark in its command line; returns the process."""
+    started = []
+
+    def start(*argv):
+        process = mine.start(*argv, f"{place.name}-{len(started)}", stdin=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout.readline() == "up\n"
+        wait_until(lambda: f'"supervisor":{process.pid},' in mine.run("hako-ps", "--json").stdout)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def screen(mine, place):
+    """What runs hako-top with options."""
+    made = []
+
+    def show(*options):
+        made.append(Screen(mine, place, ["hako-top", "--interval=0.2", *options]))
+        return made[-1]
+
+    yield show
+    for one in made:
+        one.end()
+
+
+def waiting(*code):
+    """A PROG that says that it is up and waits for the end of its stdin."""
+    return ["sh", "-c", "\n".join(["echo up", *code, "cat"])]
+
+
+def test_what_runs_is_shown_with_limits(mine, runs, screen, place):
+    limited = runs("hako-limit", "--time=50", "--output=1M", *waiting("sleep 30 &"))
+    boxed = runs(*mine.sandbox("/bin/busybox", "sh", "-c", "echo up; exec busybox cat"))
+    shown = screen()
+    text = shown.until(f"{place.name}-1")
+    assert "PID" in text
+    (row,) = [line for line in text.splitlines() if f" {limited.pid} " in line]
+    assert re.match(rf" *- +{limited.pid} +0:00:\d\d / 0:00:50 ", row)
+    assert re.search(r" \d+\.\d[KMG] +3  hako-limit --time=50 ", row)
+    (row,) = [line for line in text.splitlines() if f" {boxed.pid} " in line]
+    pid = row.split()[0]
+    assert mine.run("hako-enter", "--fork", pid, "/bin/busybox", "echo", "in").stdout == "in\n"
+    shown.type("q")
+    assert "same" in shown.until("status 0\n(?s:.)*same")
+
+
+def test_cpu_is_of_the_time_between_looks(runs, screen, place):
+    runs("hako-limit", "--time=50", *waiting("while :; do :; done"))
+    shown = screen()
+    shown.until(rf"[1-9]\d* % +\d+\.\d s .*{place.name}-0")
+
+
+def test_the_list_is_refreshed(runs, screen, place):
+    shown = screen()
+    shown.until("PID")
+    process = runs("hako-limit", *waiting())
+    shown.until(f"{place.name}-0")
+    process.communicate()
+    end = time.monotonic() + DEADLINE
+    while place.name in shown.text():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("key, number", [("k", signal.SIGTERM), ("K", signal.SIGKILL)])
+def test_a_key_ends_what_is_chosen_when_it_is_confirmed(runs, screen, key, number):
+    processes = [runs("hako-limit", *waiting()) for _ in range(3)]
+    shown = screen()
+    shown.until(f" {processes[2].pid} ")
+    choose(shown, processes[1].pid)
+    shown.type(key)
+    shown.until(rf"(end|kill) {processes[1].pid}, hako-limit .*\? y or n")
+    shown.type("n")
+    shown.until("q: quit(?!(?s:.)*y or n)")
+    assert processes[1].poll() is None
+    shown.type(key, "y")
+    shown.until(f"{number.name} sent to {processes[1].pid}")
+    wait_until(lambda: processes[1].poll() is not None)
+    assert processes[1].returncode == (128 + number if number == signal.SIGTERM else -number)
+    assert [process.poll() for process in processes[::2]] == [None, None]
+
+
+def choose(shown, pid):
+    """Press down until the question would be of PID."""
+    for _ in range(60):
+        shown.type("k")
+        text = shown.until(r"y or n")
+        shown.type("n")
+        shown.until("q: quit(?!(?s:.)*y or n)")
+        if re.search(rf"end {pid}, ", text):
+            return
+        shown.type("Down")
+    raise AssertionError(shown.text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP])
+def test_a_signal_leaves_the_terminal_as_it_was(mine, place, number):
+    shown = Screen(mine, place, ["sh", "-c", "'echo $$ > pid; exec hako-top --interval=0.2'"])
+    try:
+        shown.until("PID")
+        os.kill(int((place / "pid").read_text()), number)
+        if number == signal.SIGTSTP:  # which is ignored
+            shown.type("q")
+        shown.until(f"status {0 if number == signal.SIGTSTP else 128 + number}\n(?s:.)*same")
+    finally:
+        shown.end()
+
+
+def test_for_programs(mine, runs, place):
+    limited = runs("hako-limit", "--time=50", *waiting("sleep 30 &"))
+    done = mine.run("hako-top", "--json")
+    (one,) = [found for found in map(json.loads, done.stdout.splitlines()) if found["supervisor"] == limited.pid]
+    assert one["limits"] == {"time": 50.0}
+    assert one["pids"] == 3
+    assert one["memory"] > 100000
+    assert one["cpu"] >= 0
+    assert one["command"][-1] == f"{place.name}-0"
+
+
+def test_for_programs_it_needs_no_rich(who):
+    done = who.run(*without_rich("'--json'"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_rich_one_line_says_so(mine, place):
+    shown = Screen(mine, place, [shlex.join(without_rich(""))])
+    try:
+        text = shown.until("status 125")
+        hint = "pip install 'hako[live]', or the system's python3-rich"
+        assert text.startswith(f"hako-top: rich is not installed [{hint}]\n")
+    finally:
+        shown.end()
+
+
+@pytest.mark.parametrize("where", ["<", ">"])
+def test_without_a_terminal_one_line_says_so(mine, place, where):
+    shown = Screen(mine, place, ["hako-top", f"{where}/dev/null"])
+    try:
+        hint = "--json is for programs"
+        assert shown.until("status 125").startswith(f"hako-top: stdin and stdout are not a terminal [{hint}]\n")
+    finally:
+        shown.end()
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "x", ""])
+def test_an_interval_is_seconds(who, interval):
+    done = who.run("hako-top", f"--interval={interval}", "--json")
+    reason = "not seconds, more than 0, like 2 or 0.5"
+    assert (done.returncode, done.stderr) == (125, f"hako-top: --interval: {reason}: {interval!r}\n")
+
+
+def without_rich(argument):
+    """The command line of hako-top where there is no rich."""
+    head, path = (BIN / "hako-top").read_text().splitlines()[:2]
+    code = f"{path}; sys.modules['rich'] = None; from hako import core; core.main(['hako-top', {argument}])"
+    return [*head.removeprefix("#!").split(), "-c", code]
