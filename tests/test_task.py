@@ -762,7 +762,8 @@ HERE += "[ -d $d ] || d=/sys/fs/cgroup$p; mkdir $d/mine; "  # where pids is limi
 def test_a_cgroup_below_another(who):
     """cgroupRoot is the directory in which it is made; nothing is left there."""
     request = json.dumps({"cmd": ["true"], "cgroupConfig": {"pids.max": "5"}, "cgroupRoot": "DIR"})
-    code = "[ ! -e $d/cgroup.subtree_control ] || { mkdir $d/callers; echo $$ >$d/callers/cgroup.procs; }; "
+    code = "if [ -e $d/cgroup.subtree_control ]; then mkdir $d/callers; echo $$ >$d/callers/cgroup.procs; "
+    code += "echo +pids >$d/cgroup.subtree_control; fi; "
     code += f"echo '{request}' | sed s,DIR,$d/mine, | hako-task; ls -d $d/mine/*/; rmdir $d/mine"
     done = who.run("sh", "-c", HERE + code)
     assert done.stdout == '{"status":"exited","code":0}\n', done.stderr
