@@ -135,7 +135,8 @@ class Site:
         ident = LIBC.shmget(self.key, 4096, IPC_CREAT | 0o666)
         assert ident >= 0
         self.stack.callback(LIBC.shmctl, ident, 0, None)
-        queue = LIBC.mq_open(b"/" + self.name.encode(), os.O_RDWR | O_CREAT, 0o666, None)
+        smallest = (ctypes.c_long * 8)(0, 1, 16)  # struct mq_attr: RLIMIT_MSGQUEUE is for all of a user's together
+        queue = LIBC.mq_open(b"/" + self.name.encode(), os.O_RDWR | O_CREAT, 0o666, smallest)
         assert queue >= 0
         self.stack.callback(LIBC.mq_unlink, b"/" + self.name.encode())
         os.close(queue)
