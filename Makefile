@@ -1,6 +1,8 @@
 # make          build/venv, with every command as build/venv/bin/NAME
 # make demo     a program in a sandbox, to see it run
 # make check    all tests
+# make check-hostile  the attacks of tests/hostile, all of them
+# make hostile-table  how they went, beside other tools
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make html     build/html, the pages for the web
 # make deb      the Debian package, in build/deb
@@ -69,7 +71,13 @@ check: all
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	mandoc -T lint -W warning man/*
-	$(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider tests
+	$(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider -m "not long" tests
+
+check-hostile: all
+	$(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider tests/hostile
+
+hostile-table: all
+	@$(VENV)/bin/python3 tests/hostile/table.py
 
 check-vm: all
 	tests/vm/run $(VENV)/bin
@@ -146,4 +154,4 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns completions html demo check check-vm check-packages check-faults soak deb bench fuzz install install-files uninstall clean
+.PHONY: all patterns completions html demo check check-hostile hostile-table check-vm check-packages check-faults soak deb bench fuzz install install-files uninstall clean

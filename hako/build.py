@@ -508,6 +508,8 @@ class Builder:
         except Failure as err:
             steps = sandbox.steps(dst)
             above = [known for known in self.fresh if known == steps[: len(known)]]
+            if err.errno == kernel.ENOSYS:
+                raise
             if err.errno != ENOENT or not above or ".." in steps:
                 hint = "nothing is made in TARGET: make it there first" if err.errno == ENOENT else ""
                 raise refused(f"mount point {show(dst)}", err.errno, hint) from err

@@ -22,16 +22,22 @@ SETUP = 2**18  # of that, for the set-up
 SOCKET, PROC, GUARD, DOMAIN, MEMORY, PROGRAM, FIRST = 3, 4, 5, 6, 7, 8, 9
 EACCES = 13
 FAILS = 125  # the status of an init that fails
+SETUP_ROOM = 1000  # steps of its set-up, most of which are there for a request of many mounts
 ROOM = 32  # steps of an init that has its order
 MOST_DESCRIPTORS = 250  # in one message: the kernel takes 253
 CLONE_VM, CLONE_VFORK, CLONE_ARGS = 0x100, 0x4000, 88
 CLOEXEC, RIGHTS = 0x40000000, 1
+SOL_SOCKET, SO_SNDBUF, SO_TIMESTAMPNS, SEND_BUFFER = 1, 7, 35, 212992  # as hako.sinks.streams()
+RLIMIT_NOFILE = 7
 X_OK, AT_FDCWD = 1, kernel.AT_FDCWD & steps.MASK
 ADDR_NO_RANDOMIZE = 0x0040000
 PR_SET_NAME = 15
 STATUS = struct.Struct("=i")
 RECORD = struct.Struct("=Qq")
 USAGE = struct.Struct("=4q q 13q")  # struct rusage: user and system time, ru_maxrss, the rest
+
+# RLIMIT_NOFILE of PROG, soft and hard, if it is not that of the engine's process.
+descriptors_of_prog = None
 
 
 class Order:
@@ -150,7 +156,7 @@ def set_up(slot, plan, own=None):
     the way, with a memory of its own: nobody is killed for another's, and none
     of those inside could look into the zygote's.
     """
-    made = slot.steps(200, slot.setup)
+    made = slot.steps(SETUP_ROOM, slot.setup)
     made.call("close_range", FIRST, 2**32 - 1)
     if own is not None:
         own(made)
@@ -206,7 +212,8 @@ def put_order(slot, plan, order):
     """Put the steps of the init and of PROG for ORDER, by PLAN, into SLOT; return what put_execution() does."""
     arena = slot.orders
     arena.at = arena.start
-    prog = slot.steps(64 + len(plan.rlimits) + len(order.cgroups) + 8 * len(order.channels))
+    become = identity.change_calls(plan.identity, plan.capabilities())
+    prog = slot.steps(64 + len(become) + len(plan.rlimits) + len(order.cgroups) + 8 * len(order.channels))
     descriptor = FIRST + 3
     for _, name in order.cgroups:
         what = f"write {show(name)}/cgroup.procs"
@@ -219,9 +226,11 @@ def put_order(slot, plan, order):
         prog.call("dup3", FIRST + number, number, 0)
     if plan.fixed_addresses:
         prog.call("personality", ADDR_NO_RANDOMIZE)
-    put_calls(prog, identity.change_calls(plan.identity, plan.capabilities()))
+    put_calls(prog, become)
     prog.call("chdir", order.work_dir, what=f"Setting work dir to '{os.fsdecode(order.work_dir)}'")
     make_channels(prog, slot, order, descriptor)
+    if descriptors_of_prog is not None:
+        prog.call("prlimit64", 0, RLIMIT_NOFILE, arena.words(*descriptors_of_prog), None)
     for name, number, pair in plan.rlimits:
         prog.call("prlimit64", 0, number, arena.words(*pair), None, what=f"setrlimit {name}")
     if plan.guarded:
@@ -242,7 +251,9 @@ def make_channels(prog, slot, order, descriptor):
             pair = slot.orders.space(8)
             prog.call("socketpair", 1, 5 | os.O_CLOEXEC, 0, pair)
             sent.append(descriptor)
-            prog.call("setsockopt", descriptor + 1, 1, 7, slot.orders.put(struct.pack("=i", 212992)), 4)
+            for end, option, value in ((0, SO_TIMESTAMPNS, 1), (1, SO_SNDBUF, SEND_BUFFER)):
+                number = slot.orders.put(struct.pack("=i", value))
+                prog.call("setsockopt", descriptor + end, SOL_SOCKET, option, number, 4)
             if place in order.streams:
                 prog.call("dup3", descriptor + 1, place, 0)
             descriptor += 2

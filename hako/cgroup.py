@@ -6,6 +6,7 @@ from hako.failure import SEE_CHECK, Failure, call, show
 
 EPERM, EACCES = 1, 13
 CALLERS = "hako-callers"  # where the processes go that are in the way: version 2 has them in leaves only
+INSIDE = "hako-inside"  # where PROG goes in a cgroup with limits
 
 
 def join(text, say):
@@ -100,7 +101,7 @@ def places(parent=None):
     for hierarchy, path in parse(read("/proc/self/cgroup")).items():
         if hierarchy.startswith("name="):
             continue  # without a controller: somebody's to keep processes in order by
-        base = os.path.dirname(path) if os.path.basename(path) == CALLERS else path
+        base = os.path.dirname(path) if os.path.basename(path) in (CALLERS, INSIDE) else path
         place = directory(hierarchy, base if parent is None else os.path.join(base, parent), mounts)
         if place is not None and os.path.isdir(place):
             found[hierarchy] = place

@@ -39,7 +39,13 @@ def describe(given):
     """The Described of GIVEN, keyword arguments of hako.Sandbox that are not None, of plain types."""
     made = Described()
     if given.get("root") is None:
-        of_policy(made, given)
+        try:
+            of_policy(made, given)
+        except Failure as err:  # of what the commands have as options
+            name, colon, rest = str(err).partition(":")
+            if not name.startswith("--"):
+                raise
+            raise Failure(name[2:].replace("-", "_") + colon + rest, errno=err.errno) from err
     else:
         of_root(made, given)
     made.env.update(given.get("env", {}))
@@ -79,10 +85,9 @@ def of_policy(made, given):
         "--seccomp": given.get("seccomp"),
     }
     added = policy_options.from_args(args)
-    places = policy_keys.place
-    added.tree += [sandbox.Bind(bind.src, places(bind.dst), flags_of(bind)) for bind in binds]
-    added.tree += [sandbox.Symlink(goal, places(dst)) for dst, goal in given.get("symlinks", {}).items()]
-    added.tree += [sandbox.File(places(dst), contents) for dst, contents in given.get("files", {}).items()]
+    added.tree += [sandbox.Bind(bind.src, place("mounts", bind.dst), flags_of(bind)) for bind in binds]
+    added.tree += [sandbox.Symlink(goal, place("symlinks", dst)) for dst, goal in given.get("symlinks", {}).items()]
+    added.tree += [sandbox.File(place("files", dst), contents) for dst, contents in given.get("files", {}).items()]
     wanted = policy.merge(policy.load(given.get("policy", "default")), added)
     made.plan = policy_plan.plan(wanted, given.get("capabilities", ()))
     made.env = {name: os.environ[name] if value is None else value for name, value in variables(wanted)}
@@ -96,6 +101,14 @@ def variables(wanted):
         if value is None and name not in os.environ:
             raise Failure(f"env: not set here: {name!r}")
         yield name, value
+
+
+def place(name, path):
+    """PATH of the argument NAME as a place below the root."""
+    problem = policy_keys.place_problem(path)
+    if problem:
+        raise Failure(f"{name}: {problem}: {path!r}")
+    return policy_keys.place(path)
 
 
 def flags_of(bind):
@@ -181,7 +194,10 @@ def rlimit(name, value):
     """VALUE, a number or text, of the resource limit NAME as a pair."""
     if name not in rlimits.LIMITS:
         raise Failure(f"rlimits: no such limit: {name!r}")
-    return rlimits.pair(name, str(value))
+    try:
+        return rlimits.pair(name, str(value))
+    except Failure as err:
+        raise Failure(f"rlimits: {str(err).removeprefix('--')}") from err
 
 
 def limit(made, given):

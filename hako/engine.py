@@ -1,6 +1,7 @@
 """Runs jobs, many at once, in one process: cells made ahead or from the beginning, what they cost, how they end."""
 
 import os
+import resource
 import time
 from _collections import deque
 
@@ -11,6 +12,8 @@ from hako.loop import Loop
 
 MOST_ZYGOTES = 16  # of plans of which none is used now
 MOST_TRIES = 2  # of a job whose zygote died
+MOST_SLOTS = 200  # of a zygote: their numbers are bytes
+DESCRIPTORS = 2**16  # as many as this process may want
 FILES, MESSAGE = 253, 2**16
 ESRCH = 3
 CAP_KILL = 5
@@ -96,7 +99,7 @@ class Zygote:
     def __init__(self, engine, of, parts):
         self.engine, self.plan, self.failure = engine, of, None
         self.ready, self.ended, self.live = False, False, 0
-        count = min(2 * engine.jobs + 1, 200)
+        count = min(2 * engine.jobs + 1, MOST_SLOTS, engine.slots)
         self.region = steps.Region(count * cell.SIZE)
         self.slots = [cell.Slot(self.region, number * cell.SIZE) for number in range(count)]
         self.free, self.making, self.spares, self.waiting = deque(range(count)), deque(), deque(), deque()
@@ -236,11 +239,12 @@ class Engine:
     free       Slots of cells without a zygote that nobody uses
     places     what group.find() has found
     null       descriptor of /dev/null
+    slots      how many slots a zygote may have by what descriptors there may be
     """
 
     __slots__ = (
         *("ahead", "cells", "free", "groups", "janitor", "jobs", "loop", "null", "places", "queue", "running"),
-        *("warm", "zygotes"),
+        *("slots", "warm", "zygotes"),
     )
 
     def __init__(self, jobs, warm=True):
@@ -249,9 +253,11 @@ class Engine:
         self.queue, self.running, self.cells = deque(), set(), set()
         self.zygotes, self.free, self.places, self.janitor = {}, [], {}, None
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.slots = max(2, (raise_descriptors() - zygote.HIGH) // 3)
 
     def submit(self, job):
         """Run JOB when its turn comes."""
+        job.engine = self
         self.queue.append(job)
         self.start_next()
 
@@ -268,7 +274,8 @@ class Engine:
             self.queue.remove(job)
 
     def withdraw(self, job):
-        """JOB wants no cell any more."""
+        """JOB wants no turn and no cell any more."""
+        self.cancel(job)
         for one in self.zygotes.values():
             if job in one.waiting:
                 one.waiting.remove(job)
@@ -380,7 +387,8 @@ class Engine:
     def end_group(self, made):
         """Remove the Group MADE, now or, if the kernel is not ready for it, soon; all in it are dead."""
         if made.try_to_remove():
-            self.janitor.forget(made)
+            if self.janitor is not None:
+                self.janitor.forget(made)
         else:
             made.kill()
             self.loop.at(time.monotonic() + SOON, lambda: self.end_group(made))
@@ -388,6 +396,7 @@ class Engine:
     def close(self):
         """End all: jobs, zygotes, and what is left of cgroups."""
         self.queue.clear()
+        self.jobs = 0  # what comes now does not run any more
         for job in list(self.running):
             job.stop()
         while self.running or any(timer.function for timer in self.loop.timers):
@@ -399,3 +408,14 @@ class Engine:
         if self.janitor is not None:
             self.janitor.close()
         os.close(self.null)
+
+
+def raise_descriptors():
+    """Have this process open as many descriptors as it may, and PROG as many as before; return how many those are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(hard, DESCRIPTORS) if hard != resource.RLIM_INFINITY else DESCRIPTORS
+    if most > soft != resource.RLIM_INFINITY:
+        cell.descriptors_of_prog = soft, hard
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        return most
+    return soft

@@ -27,14 +27,14 @@ class call:  # noqa: N801  reads as a verb: with call("open /x"):
 
     __slots__ = ("hint", "what")
 
-    def __init__(self, what, hint=""):
+    def __init__(self, what: str, hint: str = "") -> None:
         self.what = what
         self.hint = hint
 
-    def __enter__(self):
+    def __enter__(self) -> "call":
         return self
 
-    def __exit__(self, kind, err, traceback):
+    def __exit__(self, kind: object, err: BaseException | None, traceback: object) -> None:
         if isinstance(err, OSError):
             raise refused(self.what, err.errno, self.hint) from err
 

@@ -27,28 +27,44 @@ class Group:
     name     of each directory
     where    {hierarchy: directory} below which they may be
     files    {hierarchy: descriptor of the directory, locked}
+    doors    {hierarchy: descriptor of the directory in it that PROG is in}
     paths    {hierarchy: the directory, for messages}
     homes    {controller: hierarchy}
     """
 
-    __slots__ = ("files", "homes", "name", "paths", "where")
+    __slots__ = ("doors", "files", "homes", "name", "paths", "where")
 
     def __init__(self, name, where):
-        self.name, self.where, self.files, self.paths, self.homes = name, where, {}, {}, {}
+        self.name, self.where, self.files, self.doors, self.paths, self.homes = name, where, {}, {}, {}, {}
 
     def add(self, hierarchy, controllers):
         """Make the directory in the HIERARCHY for CONTROLLERS; a Failure if it cannot be made."""
         path = os.path.join(self.where[hierarchy], self.name)
         with call(f"mkdir {show(path)}", WAY_OUT):
             os.mkdir(path, 0o755)
+        inside = os.path.join(path, cgroup.INSIDE)
         try:
             if "cpuset" in controllers and hierarchy:
                 inherit_cpuset(self.where[hierarchy], path)
             self.open(hierarchy)
+            self.add_inside(hierarchy, inside)
         except BaseException:
+            rmdir(inside)
             rmdir(path)
             raise
         self.homes.update(dict.fromkeys(controllers, hierarchy))
+
+    def add_inside(self, hierarchy, path):
+        """Make the directory PATH that PROG will be in.
+
+        The files with the limits are not in there, but above: a sandbox may
+        mount its cgroups in a namespace of its own, which begins where it is,
+        and the files are for their owner to write, whose uid PROG may have.
+        """
+        with call(f"mkdir {show(path)}"):
+            os.mkdir(path, 0o755)
+        with call(f"open {show(path)}"):
+            self.doors[hierarchy] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def open(self, hierarchy):
         """Open and lock the directory in the HIERARCHY; EAGAIN or ENOENT if another has the lock or removed it."""
@@ -106,29 +122,44 @@ class Group:
 
     def clone_into(self):
         """The descriptor for clone3's CLONE_INTO_CGROUP, or None without version 2."""
-        return self.files.get("")
+        return self.doors.get("")
 
     def enter(self):
         """Move this process into the directories of version 1; into that of version 2 it is born."""
-        for procs, path in self.open_procs():
-            if path != self.paths.get(""):
-                with call(f"write {show(path)}/cgroup.procs"):
-                    os.write(procs, b"0")
+        for procs, path in self.open_procs(born=True):
+            with call(f"write {show(path)}/cgroup.procs"):
+                os.write(procs, b"0")
             os.close(procs)
 
-    def open_procs(self):
-        """Descriptors of the files by which a process moves into the directories: [(descriptor, directory)]."""
+    def open_procs(self, born=False):
+        """Descriptors of the files by which a process moves into the directories: [(descriptor, directory)].
+
+        Without that of version 2 for one that is BORN there. The limits are set by now.
+        """
         found = []
-        for hierarchy, fd in self.files.items():
-            with call(f"open {show(self.paths[hierarchy])}/cgroup.procs"):
-                found.append((os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd), self.paths[hierarchy]))
+        for hierarchy in self.files:
+            if hierarchy or not born:
+                fd, path = self.inside(hierarchy)
+                with call(f"open {show(path)}/cgroup.procs"):
+                    found.append((os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=fd), path))
         return found
+
+    def inside(self, hierarchy):
+        """The directory that PROG is in, a descriptor and for messages; ours itself, if it was there before us."""
+        above = self.paths[hierarchy]
+        if hierarchy not in self.doors:
+            return self.files[hierarchy], above
+        path = os.path.join(above, cgroup.INSIDE)
+        if hierarchy and self.homes.get("cpuset") == hierarchy:
+            inherit_cpuset(above, path)
+        return self.doors[hierarchy], path
 
     def close(self):
         """Let go of the directories."""
-        for fd in self.files.values():
-            os.close(fd)
-        self.files.clear()
+        for fds in (self.files, self.doors):
+            for fd in fds.values():
+                os.close(fd)
+            fds.clear()
 
     def can_kill(self):
         """Whether there is a way to kill all in here at once."""
@@ -168,9 +199,11 @@ class Group:
     def try_to_remove(self):
         """Remove the directories, and those made below, that the kernel lets go; return whether all are gone."""
         for hierarchy, fd in list(self.files.items()):
-            if rmdir(self.paths[hierarchy]) or (remove_below(fd) and rmdir(self.paths[hierarchy])):
+            if remove_below(fd) and rmdir(self.paths[hierarchy]):
                 os.close(fd)
                 del self.files[hierarchy]
+        if not self.files:
+            self.close()
         return not self.files
 
     def remove(self):

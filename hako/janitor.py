@@ -2,6 +2,7 @@
 
 import _signal
 import os
+import time
 
 from hako import group, kernel
 from hako.failure import FAILED, Failure
@@ -65,14 +66,27 @@ def serve(told, other):
         os._exit(FAILED)
 
 
+def opened(left, hierarchy):
+    """Open the directory of the Group LEFT in the HIERARCHY; whether it is there.
+
+    Who died may have the lock still: its descriptors are closed in any order.
+    """
+    end = time.monotonic() + group.KILLING
+    while True:
+        try:
+            left.open(hierarchy)
+            return True
+        except Failure as err:
+            if err.errno != kernel.EAGAIN or time.monotonic() > end:
+                return False
+        time.sleep(group.PAUSE)
+
+
 def remove(left):
     """Remove the Group LEFT, with all that is in it."""
     for hierarchy in left.where:
-        try:
-            left.open(hierarchy)
-        except Failure:
-            continue  # it is gone
-        left.homes[hierarchy or "cgroup"] = hierarchy
+        if opened(left, hierarchy):
+            left.homes[hierarchy or "cgroup"] = hierarchy
     if left.files:
         left.kill()
         left.remove()

@@ -148,6 +148,7 @@ class Job:
 
     def follow(self, sink):
         """Wait for what SINK waits for."""
+        sink.held = True
         loop, last = self.engine.loop, self.watched.get(sink)
         now = None if sink.fd is None else (sink.fd, sink.events)
         if now != last:
@@ -168,7 +169,7 @@ class Job:
         try:
             sink.serve()
         except Failure as err:
-            self.text = str(err)
+            self.lose(err)
             self.kill()
         self.follow(sink)
         if sink.overrun:
@@ -208,7 +209,7 @@ class Job:
         """End PROG and all that it started."""
         if self.cell is not None:
             self.cell.kill()
-        elif self.state == "waiting":
+        elif self.state in ("new", "waiting"):
             self.engine.withdraw(self)
             self.finish()
 
@@ -249,14 +250,14 @@ class Job:
 
     def finish(self):
         """Pass on what is left of the output; then it is over."""
-        self.state, self.draining = "draining", set(self.sinks)
+        self.state, self.draining = "draining", set() if self.silent else set(self.sinks)
         if self.timer is not None:
             self.timer.cancel()
         self.close_passed()
         for fd, _ in self.watched.values():
             self.engine.loop.forget(fd)
         self.watched.clear()
-        for sink in self.sinks:
+        for sink in list(self.draining):
             self.drain(sink)
         self.conclude()
 
@@ -265,12 +266,16 @@ class Job:
         try:
             done = sink.drain()
         except Failure as err:
-            self.text = str(err)
+            self.lose(err)
             done = True
         if done:
             self.draining.discard(sink)
         else:
             self.follow(sink)
+
+    def lose(self, err):
+        """Output is lost, by the Failure ERR."""
+        self.text = str(err)
 
     def close_passed(self):
         """Close what PROG has now."""
@@ -322,7 +327,7 @@ class Job:
         elif full := [name for fd, name in self.disks if supervise.is_full(fd)]:
             told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
         else:
-            code = os.waitstatus_to_exitcode(self.status)
+            code = os.waitstatus_to_exitcode(kernel.SIGKILL if self.status is None else self.status)
             told.status = "exited" if code >= 0 else "killed"
             told.code = code if code >= 0 else None
             told.signal = None if code >= 0 else supervise.signal_name(-code)

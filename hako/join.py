@@ -44,8 +44,9 @@ class Inmate:
         try:
             self.pidfd = kernel.pidfd_open(pid)
         except Failure as err:
-            hint = "a thread, or no process" if err.errno in (kernel.EINVAL, ENOENT) else ""
-            raise refused(f"pidfd_open {pid}", err.errno, hint) from err
+            if err.errno not in (kernel.EINVAL, ENOENT):
+                raise
+            raise refused(f"pidfd_open {pid}", err.errno, "a thread, or no process") from err
         with call(f"open /proc/{pid}"):
             self.proc = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         poll = select.poll()

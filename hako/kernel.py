@@ -144,6 +144,8 @@ MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000
 EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EACCES, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 13, 16, 22, 38, 77
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
+# What answers so to a call that this kernel should have.
+MISSING = "hako needs Linux 5.14, and no filter around it, as of a container, that knows less"
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
 SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP = 13, 15, 17, 18, 19, 20
@@ -173,9 +175,14 @@ def _call(name, what, *args, hints=None):
     """Make the system call NAME; return its result. WHAT is its object in the message, HINTS are {errno: hint}."""
     result = _syscall(NUMBER[name], *args, *(0,) * (6 - len(args)))
     if result == -1:
-        errno = foreign.get_errno()
-        raise refused(f"{name} {what}" if what else name, errno, (hints or {}).get(errno, ""))
+        raise _refused(f"{name} {what}" if what else name, hints)
     return result
+
+
+def _refused(what, hints=None):
+    """The Failure of the call and object WHAT, which has just failed; HINTS are {errno: hint}."""
+    errno = foreign.get_errno()
+    return refused(what, errno, (hints or {}).get(errno, MISSING if errno == ENOSYS else ""))
 
 
 def _ready(name, what, *args, hints=None):
@@ -188,8 +195,7 @@ def carry_out(calls):
         if not isinstance(ready, tuple):
             ready()
         elif _syscall(*ready[2]) == -1:
-            errno = foreign.get_errno()
-            raise refused(ready[0], errno, (ready[1] or {}).get(errno, ""))
+            raise _refused(ready[0], ready[1])
 
 
 def _uint64s(*values):
@@ -295,7 +301,7 @@ def openat2(dirfd, path, flags, resolve, text):
         if fd != -1 or foreign.get_errno() != EAGAIN:
             break
     if fd == -1:
-        raise refused(f"openat2 {text}", foreign.get_errno())
+        raise _refused(f"openat2 {text}")
     return fd
 
 
@@ -581,8 +587,7 @@ def load_and_execute(program, secret, what, socket=None):
     listener = _syscall(*load)
     if listener == -1:
         hints = {EBUSY: "a process has one supervisor at most", EINVAL: f"or this is before Linux 5.19; {SEE_CHECK}"}
-        hint = hints.get(foreign.get_errno(), "") if socket is not None else ""
-        raise refused("seccomp SECCOMP_SET_MODE_FILTER", foreign.get_errno(), hint)
+        raise _refused("seccomp SECCOMP_SET_MODE_FILTER", hints if socket is not None else None)
     if socket is not None:
         message.control[2] = listener
         _syscall(*send)

@@ -8,7 +8,7 @@ supervisor     the caller's process: waits outside
 import os
 import time
 
-from hako import build, identity, init, kernel, newfile, program, registry, supervise
+from hako import build, identity, init, kernel, modes, newfile, program, registry, supervise
 from hako.failure import FAILED, SEE_CHECK, Failure, as_failure, call
 
 EPERM, ENOSPC, EUSERS = 1, 28, 87
@@ -145,6 +145,7 @@ class Launch:
         What fails of that keeps nothing else from going.
         """
         self.entry.remove()
+        modes.put_back()
         try:
             if self.pasta:
                 self.pasta.end()
@@ -265,7 +266,7 @@ def new_namespaces(launch):
             launch.pasta.make_namespaces(os.geteuid() if who.uid is None else who.uid)
         return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
-        raise Failure(f"{err}{why_not(err.errno, launch.ids is not None)}", errno=err.errno) from err
+        raise Failure(f"{err}{why_not(err.errno, build.namespaces(launch.box))}", errno=err.errno) from err
 
 
 def new_supervisor(launch, *parent):
@@ -275,15 +276,32 @@ def new_supervisor(launch, *parent):
     return launch.terminal.supervisor(*parent)
 
 
-def why_not(errno, user_namespace):
-    """What clone3 may mean by ERRNO, with a USER_NAMESPACE asked for or not, as a hint."""
+def why_not(errno, flags):
+    """What clone3 may mean by ERRNO, asked for the namespaces FLAGS, as a hint."""
+    user_namespace = flags & kernel.CLONE_NEWUSER
     if errno == EPERM and not user_namespace:
         return " [namespaces need CAP_SYS_ADMIN, or --userns=always]"
-    if errno in (EPERM, ENOSPC, EUSERS) and user_namespace:
+    if errno == EPERM:
         return f" [user namespaces are not to be had here; root needs none; {SEE_CHECK}]"
+    if errno in (ENOSPC, EUSERS):
+        return f" [{limit_of_namespaces(flags)}; {SEE_CHECK}]"
     if errno == kernel.EINVAL and program.watched:
         return " [behind hako-enter, hako-run needs --fork there]"
     return ""
+
+
+def limit_of_namespaces(flags):
+    """Which limit those of FLAGS have met, as far as that can be seen. See namespaces(7), /proc/sys/user."""
+    for name, flag in kernel.NAMESPACES.items():
+        if flags & flag:
+            try:
+                with open(f"/proc/sys/user/max_{name}_namespaces", "rb") as file:
+                    none = file.read() == b"0\n"
+            except OSError:
+                none = False
+            if none:
+                return f"user.max_{name}_namespaces is 0 here{'; root needs none' if name == 'user' else ''}"
+    return "as many as user.max_*_namespaces allows are there, or they are nested too deep"
 
 
 def wait_outside(launch, supervisor, enlist):

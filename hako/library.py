@@ -15,6 +15,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import IO, Any, Final, Literal
 
 from hako.failure import Failure
@@ -27,6 +28,11 @@ DEVNULL: Final = subprocess.DEVNULL
 CAPTURE: Final = -10
 STDOUT: Final = subprocess.STDOUT
 PIECE: Final = 1 << 16
+LONGEST: Final = 2.0**31  # seconds
+AT_ONCE: Final = 100  # programs that run; more wait until one of them has ended
+SWITCHES: Final = ("proc", "dev", "writable", "changes")
+LISTS: Final = ("mounts", "tmpfs", "capabilities", "share", "tolerate")
+TABLES: Final = ("symlinks", "files", "env", "landlock", "rlimits")
 
 Text = str | bytes
 Program = Sequence[str | bytes | os.PathLike[str]]
@@ -49,9 +55,13 @@ class TaskFailed(Exception):
     """A program that did not exit with 0; RESULT says how it ended instead."""
 
     def __init__(self, result: Result) -> None:
-        how = f"{result.status} {result.code if result.signal is None else result.signal}"
-        super().__init__(f"{how}: {result.reason}" if result.reason else how)
+        super().__init__(result)
         self.result = result
+
+    def __str__(self) -> str:
+        words = (self.result.status, self.result.code, self.result.signal)
+        how = " ".join(str(word) for word in words if word is not None)
+        return f"{how}: {self.result.reason}" if self.result.reason else how
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +140,7 @@ def plain(name: str, value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(name, inner) for key, inner in value.items()}
+        return {str(key): plain(name, inner) for key, inner in sorted(value.items())}
     if isinstance(value, Sequence):
         return tuple(plain(name, inner) for inner in value)
     raise TypeError(f"{name}: {type(value).__name__} is of no use here")
@@ -226,19 +236,20 @@ class Sandbox:
         tolerate: Sequence[str] = (),
         parent: str | None = None,
     ) -> None:
-        given = {name: plain(name, value) for name, value in locals().items() if name != "self"}
-        for name in ("mounts", "tmpfs", "capabilities", "share", "tolerate"):
-            if isinstance(locals()[name], str | bytes):
-                raise TypeError(f"{name}: a sequence of strings, not one string")
-        options = {name: value for name, value in given.items() if value not in (None, (), False)}
-        if options.get("proc", proc) is False or options.get("dev", dev) is False:
-            raise TypeError("proc, dev: True or None")
-        here = os.getcwd() if any(name in options for name in ("root", "mounts", "work_dir", "overlay")) else ""
-        absolute(options, here)
+        given = {name: value for name, value in locals().items() if name != "self"}
+        check_kinds(given)
+        options = {
+            name: plain(name, value) for name, value in given.items() if value is not None and value is not False
+        }
+        options = {name: value for name, value in options.items() if value not in ((), {})}
+        absolute(options)
         object.__setattr__(self, "_options", options)
         object.__setattr__(self, "_key", marshal.dumps(dict(sorted(options.items())), 2))
 
     def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a Sandbox cannot be changed: {name} [see replace()]")
+
+    def __delattr__(self, name: str) -> None:
         raise AttributeError(f"a Sandbox cannot be changed: {name} [see replace()]")
 
     def __repr__(self) -> str:
@@ -293,8 +304,8 @@ class Sandbox:
     ) -> Result:
         """As run(), for asyncio. Who cancels it ends the program."""
         message, files = order(self, argv, (stdin, stdout, stderr), input, env, time)
-        loop = asyncio.get_running_loop()
-        link = links().begin(message, files)
+        loop, of = asyncio.get_running_loop(), links()
+        link = of.begin(message, files)
         ready: asyncio.Future[None] = loop.create_future()
         try:
             loop.add_reader(link.fileno(), lambda: None if ready.done() else ready.set_result(None))
@@ -305,7 +316,7 @@ class Sandbox:
         except BaseException:
             link.close()
             raise
-        return result_of(links().end(link))
+        return result_of(of.end(link))
 
     def popen(
         self,
@@ -323,27 +334,7 @@ class Sandbox:
         one end of a pipe at the Process, or None for nothing; STDERR may be
         STDOUT. ENV and TIME as in run(). Errors: Failure, WorkerLost.
         """
-        ours: dict[str, IO[bytes]] = {}
-        theirs: list[int] = []
-        given: list[File] = []
-        for name, file in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
-            if file == PIPE and isinstance(file, int):
-                reader, writer = os.pipe()
-                mine, its = (writer, reader) if name == "stdin" else (reader, writer)
-                ours[name] = os.fdopen(mine, "wb" if name == "stdin" else "rb", 0)
-                theirs.append(its)
-                given.append(its)
-            else:
-                given.append(file)
-        try:
-            message, files = order(self, argv, (given[0], given[1], given[2]), None, env, time)
-            return Process(message, files, ours)
-        except BaseException:
-            for mine_open in ours.values():
-                mine_open.close()
-            raise
-        finally:
-            close_all(theirs)
+        return self._start(argv, (stdin, stdout, stderr), None, env, time)
 
     def stream(
         self,
@@ -357,8 +348,38 @@ class Sandbox:
 
         INPUT, ENV and TIME as in run(). Errors: Failure, WorkerLost.
         """
-        with memory_file(input) as source:
-            return Stream(self.popen(argv, stdin=source, stdout=PIPE, stderr=PIPE, env=env, time=time))
+        return Stream(self._start(argv, (None, PIPE, PIPE), input, env, time))
+
+    def _start(
+        self,
+        argv: Program,
+        stdio: tuple[File, File, File],
+        input: Text | None,
+        env: Mapping[str, str] | None,
+        time: float | None,
+    ) -> Process:
+        """The Process of ARGV; each PIPE in STDIO becomes one."""
+        ours: dict[str, IO[bytes]] = {}
+        theirs: list[int] = []
+        given: list[File] = []
+        for name, file in zip(("stdin", "stdout", "stderr"), stdio, strict=True):
+            if file == PIPE and isinstance(file, int):
+                reader, writer = os.pipe()
+                mine, its = (writer, reader) if name == "stdin" else (reader, writer)
+                ours[name] = os.fdopen(mine, "wb" if name == "stdin" else "rb", 0)
+                theirs.append(its)
+                given.append(its)
+            else:
+                given.append(file)
+        try:
+            message, files = order(self, argv, (given[0], given[1], given[2]), input, env, time)
+            return Process(message, files, ours)
+        except BaseException:
+            for mine_open in ours.values():
+                mine_open.close()
+            raise
+        finally:
+            close_all(theirs)
 
 
 def described(options: dict[str, Any]) -> Sandbox:
@@ -366,21 +387,55 @@ def described(options: dict[str, Any]) -> Sandbox:
     return Sandbox(**options)
 
 
-def absolute(options: dict[str, Any], here: str) -> None:
-    """Make the paths of the host in OPTIONS absolute, from the directory HERE on: who runs it may be elsewhere."""
+def check_kinds(given: Mapping[str, Any]) -> None:
+    """TypeError if an argument of Sandbox among GIVEN is not of its kind, where that could pass for something else."""
+    for name, value in given.items():
+        if name in SWITCHES:
+            if value not in (True, False, None) or (value is False and name in ("proc", "dev")):
+                raise TypeError(f"{name}: {'True or None' if name in ('proc', 'dev') else 'a bool'}, not {value!r}")
+        elif isinstance(value, bool):
+            raise TypeError(f"{name}: not a bool: {value!r}")
+        elif name in LISTS and (isinstance(value, str | bytes) or not isinstance(value, Sequence)):
+            raise TypeError(f"{name}: a sequence of strings, not {value!r}")
+        elif name in TABLES and value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name}: a mapping, not {value!r}")
+        elif name not in (*LISTS, *TABLES, "memory", "swap", "output") and isinstance(value, Mapping | list | tuple):
+            raise TypeError(f"{name}: one value, not {value!r}")
+    for name, items in (given["landlock"] or {}).items():
+        if isinstance(items, str | bytes):
+            raise TypeError(f"landlock: {name}: a sequence, not {items!r}")
+    check_env(given["env"] or {})
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """ValueError if ENV cannot be an environment."""
+    for name, value in env.items():
+        if "\0" in f"{name}{value}" or "=" in str(name) or not name:
+            raise ValueError(f"env: an empty name, one with '=', or a NUL: {name!r}")
+
+
+def absolute(options: dict[str, Any]) -> None:
+    """Make the paths of the host in OPTIONS absolute: who runs it may be elsewhere."""
     for name in ("root", "work_dir"):
         if name in options:
-            options[name] = os.path.join(here, options[name])
+            options[name] = beyond(options[name])
     if "overlay" in options and options["overlay"].partition(":")[0] != "tmpfs":
-        options["overlay"] = os.path.join(here, options["overlay"])
+        options["overlay"] = beyond(options["overlay"])
     if "mounts" in options:
         options["mounts"] = tuple(
-            spec if spec.startswith("/") or not spec else f"{here}/".replace(":", r"\:") + spec
+            spec if spec.startswith("/") or not spec else f"{os.getcwd()}/".replace(":", r"\:") + spec
             for spec in options["mounts"]
         )
     for name in ("policy", "seccomp"):
         if "/" in options.get(name, "") or options.get(name, "").endswith(".toml"):
             options[name] = os.path.abspath(options[name])
+    if "/" in options.get("network", ""):
+        options["network"] = beyond(options["network"])
+
+
+def beyond(path: str) -> str:
+    """PATH from / on; an empty one, which is an error elsewhere, as it is."""
+    return path if path.startswith("/") or not path else os.path.join(os.getcwd(), path)
 
 
 def order(
@@ -399,24 +454,23 @@ def order(
         raise ValueError("argv: an empty name, or a NUL")
     message: dict[str, Any] = {"sandbox": sandbox._key, "argv": words}
     if env:
+        check_env(env)
         message["env"] = {str(name): str(value) for name, value in env.items()}
-        if any("\0" in name + value or "=" in name or not name for name, value in message["env"].items()):
-            raise ValueError("env: an empty name, one with '=', or a NUL")
     if time is not None:
-        if not time > 0:
-            raise ValueError(f"time: not more than 0: {time!r}")
+        if not 0 < time < LONGEST:
+            raise ValueError(f"time: not seconds, more than 0: {time!r}")
         message["time"] = float(time)
     if input is not None and stdio[0] is not None:
         raise TypeError("input and stdin: one of them")
     files: list[int] = []
     try:
         kinds = [kind_of(place, file, files) for place, file in enumerate(stdio)]
-        if input is not None:
-            kinds[0] = len(files)
-            files.append(filled(input))
     except BaseException:
         close_all(files)
         raise
+    if input is not None:
+        kinds[0] = "input"
+        message["input"] = input.encode() if isinstance(input, str) else bytes(input)
     message["stdio"] = kinds
     return message, files
 
@@ -436,27 +490,6 @@ def kind_of(place: int, file: File, files: list[int]) -> Any:
     return len(files) - 1
 
 
-def filled(data: Text) -> int:
-    """A descriptor of a file of memory with DATA in it."""
-    from hako import sinks
-
-    return sinks.filled(data.encode() if isinstance(data, str) else data)
-
-
-class memory_file:  # noqa: N801  reads as a phrase: with memory_file(data) as fd
-    """A descriptor of a file of memory with DATA in it, for a while; None without DATA."""
-
-    def __init__(self, data: Text | None) -> None:
-        self.fd = None if data is None else filled(data)
-
-    def __enter__(self) -> int | None:
-        return self.fd
-
-    def __exit__(self, *_: object) -> None:
-        if self.fd is not None:
-            os.close(self.fd)
-
-
 class Process:
     """A program that runs. To leave its `with` block, or to forget it, ends it.
 
@@ -467,7 +500,8 @@ class Process:
         self.stdin, self.stdout, self.stderr = (ours.get(name) for name in ("stdin", "stdout", "stderr"))
         self._result: Result | None = None
         self._lock = threading.Lock()
-        self._link: Link | None = links().begin(message, files)
+        self._links = links()
+        self._link: Link | None = self._links.begin(message, files)
 
     def __enter__(self) -> Process:
         return self
@@ -493,17 +527,22 @@ class Process:
 
     def wait(self, timeout: float | None = None) -> Result:
         """Wait until the program has ended; return the Result. TimeoutError: TIMEOUT seconds were not enough."""
-        with self._lock:
+        end = None if timeout is None else monotonic() + timeout
+        if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+            raise TimeoutError(f"it has not ended after {timeout} seconds")
+        try:
             if self._result is None:
                 if self._link is None:
-                    raise WorkerLost("the process is closed")
+                    raise RuntimeError("the process is closed")
                 poll = select.poll()
                 poll.register(self._link.fileno(), select.POLLIN)
-                if not poll.poll(None if timeout is None else timeout * 1000):
+                if not poll.poll(None if end is None else max(0, end - monotonic()) * 1000):
                     raise TimeoutError(f"it has not ended after {timeout} seconds")
                 link, self._link = self._link, None
-                self._result = result_of(links().end(link))
+                self._result = result_of(self._links.end(link))
             return self._result
+        finally:
+            self._lock.release()
 
     def kill(self) -> None:
         """End the program, and all that it started, by SIGKILL; wait() tells when that has happened."""
@@ -571,9 +610,18 @@ def links() -> Links:
     if found is None or found.pid != os.getpid():  # a child of the program's own has none of its parent's
         with _links_lock:
             if _links is None or _links.pid != os.getpid():
-                _links = Links(os.cpu_count() or 1)
+                _links = Links(AT_ONCE)
             found = _links
     return found
+
+
+def after_fork() -> None:
+    """In a child that the program has forked: another thread of its may have had the lock."""
+    global _links_lock
+    _links_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=after_fork)
 
 
 def run(argv: Program, *, sandbox: Sandbox | None = None, **options: Any) -> Result:

@@ -11,7 +11,7 @@ import resource
 import select
 import time
 
-from hako import cgroup, group, keep, kernel, meter, registry, supervise, verdict
+from hako import cgroup, group, keep, kernel, meter, modes, registry, supervise, verdict
 from hako.failure import SEE_CHECK, Failure, as_failure, call, line_of
 
 LIMITED = 124  # as timeout(1)
@@ -186,6 +186,7 @@ class Limiter(supervise.Supervisor):
         if self.sampler is not None:
             self.sampler.close()
         try:
+            modes.put_back()
             for put_right in supervise.at_end:  # a limit kills hako-run too
                 put_right(self)
         except (Failure, OSError) as err:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import marshal
 import os
@@ -12,7 +13,7 @@ import threading
 from typing import Any
 
 from hako import worker
-from hako.failure import Failure
+from hako.failure import Failure, call
 
 IDLE = 64  # links that are kept for later
 WORKER = "import sys; sys.path[:0] = sys.argv[3:]; from hako import worker; worker.main(*map(int, sys.argv[1:3]))"
@@ -28,10 +29,10 @@ class WorkerLost(Failure):
 class Link:
     """One socket to a worker, the one with the NUMBER."""
 
-    __slots__ = ("_socket", "number")
+    __slots__ = ("_pid", "_socket", "number")
 
     def __init__(self, ours: socket.socket, number: int) -> None:
-        self._socket, self.number = ours, number
+        self._socket, self.number, self._pid = ours, number, os.getpid()
 
     def fileno(self) -> int:
         """The descriptor that becomes readable with the answer."""
@@ -41,8 +42,10 @@ class Link:
         """Send MESSAGE with the descriptors FILES."""
         try:
             worker.send(self._socket, message, files)
-        except OSError as err:
+        except ConnectionError as err:
             raise WorkerLost from err
+        except OSError as err:
+            raise Failure(f"send to the worker: {err.strerror}", errno=err.errno) from err
 
     def receive(self) -> dict[str, Any]:
         """Wait for the answer: what ended, or the response to a task. A Failure: it did not begin."""
@@ -57,7 +60,7 @@ class Link:
 
     def close(self) -> None:
         """End it: the worker ends the program."""
-        self._socket.close()
+        end(self._socket, self._pid)
 
 
 class Links:
@@ -83,11 +86,11 @@ class Links:
                 if self._control is None:
                     self._start()
                 assert self._control is not None
-                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                ours, theirs = pair()
                 try:
                     socket.send_fds(self._control, [b"c"], [theirs.fileno()])
                     return Link(ours, self._number)
-                except OSError:
+                except ConnectionError:
                     ours.close()
                     self._forget()
                 finally:
@@ -155,7 +158,7 @@ class Links:
             link.close()
         self._idle.clear()
         if self._control is not None:
-            self._control.close()
+            end(self._control, self.pid)
             self._control = None
         if self._worker is not None:
             try:
@@ -165,8 +168,8 @@ class Links:
             self._worker = None
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        ours, theirs = pair()
+        with theirs, call("posix_spawn of a worker"):
             argv = [sys.executable, "-IS", "-c", WORKER, str(self.jobs), str(self.pid), *places()]
             # posix_spawn, not fork: however large this process is.
             self._worker = os.posix_spawn(
@@ -183,6 +186,26 @@ class Links:
             )
         self._control = ours
         self._number += 1
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """Two sockets, whose descriptors are not those of stdin, stdout and stderr where a caller has none."""
+    found = []
+    with call("socketpair"):
+        for made in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET):
+            with made:
+                found.append(socket.socket(fileno=fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 3)))
+    return found[0], found[1]
+
+
+def end(ours: socket.socket, pid: int) -> None:
+    """Close OURS, of the process PID, so that the other side sees its end even if a fork of that has it too."""
+    if pid == os.getpid():
+        try:
+            ours.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other side was first
+    ours.close()
 
 
 def close_all(files: list[int]) -> None:

@@ -2,9 +2,12 @@
 
 import select
 import time
-from _heapq import heappop, heappush
+from _heapq import heapify, heappop, heappush
 
 from hako.failure import call
+
+FEW = 64
+LONGEST = 2**30  # milliseconds that poll(2) is asked to wait
 
 
 class Timer:
@@ -24,12 +27,15 @@ class Timer:
 
 
 class Loop:
-    """What one process waits for: {descriptor: function}, timers, and whether it is to go on."""
+    """What one process waits for: {descriptor: function}, {descriptor: events}, timers.
 
-    __slots__ = ("calls", "poll", "timers", "wanted")
+    many   timers from which on those that were cancelled are thrown away
+    """
+
+    __slots__ = ("calls", "many", "poll", "timers", "wanted")
 
     def __init__(self):
-        self.poll, self.calls, self.timers, self.wanted = select.poll(), {}, [], {}
+        self.poll, self.calls, self.timers, self.wanted, self.many = select.poll(), {}, [], {}, FEW
 
     def watch(self, fd, function, events=select.POLLIN):
         """Call FUNCTION whenever one of EVENTS, POLL*, happens to FD."""
@@ -44,6 +50,10 @@ class Loop:
 
     def at(self, when, function):
         """Call FUNCTION at the monotonic time WHEN; return the Timer."""
+        if len(self.timers) >= self.many:
+            self.timers = [timer for timer in self.timers if timer.function is not None]
+            heapify(self.timers)
+            self.many = max(FEW, 2 * len(self.timers))
         timer = Timer(when, function)
         heappush(self.timers, timer)
         return timer
@@ -52,7 +62,7 @@ class Loop:
         """Wait for what comes first, and call."""
         pause = self.call_timers()
         with call("poll"):
-            ready = self.poll.poll(pause)
+            ready = self.poll.poll(pause if pause is None else min(pause, LONGEST))
         for fd, _ in ready:
             function = self.calls.get(fd)  # it may have been forgotten by one of those before
             if function is not None:
@@ -60,15 +70,14 @@ class Loop:
 
     def call_timers(self):
         """Call the timers whose time has come; return the milliseconds until the next, or None."""
-        timers = self.timers
-        while timers:
-            first = timers[0]
+        while self.timers:
+            first = self.timers[0]
             if first.function is None:
-                heappop(timers)
+                heappop(self.timers)
                 continue
             left = first.at - time.monotonic()
             if left > 0:
                 return left * 1000 + 1
-            heappop(timers)
+            heappop(self.timers)
             first.function()
         return None

@@ -7,7 +7,7 @@ from its keeper, as /proc has them. See hako-report(5) for what they mean.
 import os
 import select
 
-from hako import group, kernel
+from hako import cgroup, group, kernel
 
 TICK = os.sysconf("SC_CLK_TCK")
 SOON, LATER = 0.01, 0.05  # seconds between looks at what the kernel does not tell about by itself
@@ -111,9 +111,10 @@ class Meter:
             return self.was_short() and (bool(self.oom_kills()) or (last and met))
         if not self.oom_kills():
             return False
-        local = pairs(self.own.read("memory", "memory.events.local"))
-        if local.get("oom") or local.get("oom_kill"):
-            return True
+        text = self.own.read("memory", "memory.events.local")
+        local = pairs(text)
+        if not text or local.get("oom") or local.get("oom_kill"):
+            return True  # also where nobody tells
         return not pairs(self.own.read("memory", "memory.events")).get("oom")
 
     def was_short(self):
@@ -229,7 +230,8 @@ def total(fd, name, key, own_limit=None):
     for inner_name in group.below(fd):
         inner = group.subdirectory(fd, inner_name)
         if inner is not None:
-            if own_limit is None or group.read_at(inner, own_limit).strip() == b"max":
+            ours = own_limit is None or inner_name == cgroup.INSIDE  # what PROG writes there is no limit of another
+            if ours or group.read_at(inner, own_limit).strip() == b"max":
                 found += total(inner, name, key, own_limit)
             os.close(inner)
     return found

@@ -172,7 +172,7 @@ class Layers:
 
     def close(self):
         """Let go of the layers, and of the lock."""
-        for fd in (self.target, self.upper):
+        for fd in (self.target, self.upper, self.parent, self.work):
             if fd is not None:
                 os.close(fd)
 

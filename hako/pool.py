@@ -18,6 +18,9 @@ from hako.link import Link, Links, close_all
 OF_ONE_WORKER = 8  # programs at once: with more, its one thread would be what they wait for
 AHEAD = 2  # times as many as run at once are with the workers, so that none of them waits for this process
 
+CLOSED = "cannot run anything after shutdown"
+
+Failed = tuple["Future[Any]", BaseException]
 Asked = tuple["Future[Any]", dict[str, Any], list[int], Callable[[dict[str, Any]], Any]]
 
 
@@ -42,7 +45,8 @@ class Pool(Executor):
         self._lock = threading.Lock()
         self._waiting: deque[Asked] = deque()
         self._running: dict[int, tuple[Link, Links, Asked]] = {}
-        self._next, self._closed = 0, False
+        self._next, self._closed, self._pid = 0, False, os.getpid()
+        self._direct, self._idle = 0, threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._wake, self._bell = socket.socketpair()
 
@@ -52,7 +56,18 @@ class Pool(Executor):
         The shortest way for one program at a time: no thread is between.
         """
         message, files = self._order(sandbox, argv, **options)
-        return result_of(self._choose().ask(message, files))
+        with self._lock:
+            if self._closed:
+                close_all(files)
+                raise RuntimeError(CLOSED)
+            self._direct += 1
+            links = self._choose()
+        try:
+            return result_of(links.ask(message, files))
+        finally:
+            with self._lock:
+                self._direct -= 1
+                self._idle.notify_all()
 
     def submit(  # type: ignore[override]
         self, sandbox: Sandbox, argv: Program, /, **options: Any
@@ -67,6 +82,7 @@ class Pool(Executor):
 
     def submit_task(self, line: bytes) -> Future[bytes]:
         """Have the request LINE of hako-task(5) answered; return the Future of the response, a line."""
+        self._check()
         return self._submit({"task": line}, [], lambda told: told["response"])
 
     def map(  # type: ignore[override]
@@ -90,19 +106,35 @@ class Pool(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more; with WAIT, return when all has ended and the workers are gone."""
+        dropped: list[Asked] = []
         with self._lock:
             self._closed = True
             if cancel_futures:
-                while self._waiting:
-                    future, _, files, _ = self._waiting.popleft()
-                    close_all(files)
-                    future.cancel()
-        self._ring()
-        if wait:
-            if self._thread is not None:
-                self._thread.join()
-            for links in self._links:
-                links.close()
+                dropped += self._waiting
+                self._waiting.clear()
+            thread = self._thread
+        for future, _, files, _ in dropped:
+            close_all(files)
+            future.cancel()
+            future.set_running_or_notify_cancel()
+        if thread is None:
+            self._finish(wait)
+        else:
+            self._ring()
+            if wait:
+                thread.join()
+
+    def _finish(self, wait: bool = True) -> None:
+        """End the workers, if nobody needs them."""
+        with self._lock:
+            while self._direct and wait:
+                self._idle.wait()
+            if self._direct:
+                return  # they end with this process at the latest
+        for links in self._links:
+            links.close()
+        self._wake.close()
+        self._bell.close()
 
     def _order(
         self,
@@ -116,9 +148,14 @@ class Pool(Executor):
         env: Mapping[str, str] | None = None,
         time: float | None = None,
     ) -> tuple[dict[str, Any], list[int]]:
-        if self._closed:
-            raise RuntimeError("cannot run anything after shutdown")
+        self._check()
         return order(sandbox, argv, (stdin, stdout, stderr), input, env, time)
+
+    def _check(self) -> None:
+        if self._pid != os.getpid():
+            raise RuntimeError("a Pool is of use in the process that made it")
+        if self._closed:
+            raise RuntimeError(CLOSED)
 
     def _choose(self) -> Links:
         self._next += 1
@@ -129,23 +166,25 @@ class Pool(Executor):
         with self._lock:
             if self._closed:
                 close_all(files)
-                raise RuntimeError("cannot run anything after shutdown")
+                raise RuntimeError(CLOSED)
             self._waiting.append((future, message, files, read))
-            self._send()
+            failed = self._send()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._listen, name="hako.Pool", daemon=True)
                 self._thread.start()
-        self._ring()
+            self._ring()
+        tell(failed)
         return future
 
     def _ring(self) -> None:
         try:
             self._bell.send(b"r", socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            pass  # it has been rung often enough
+        except OSError:
+            pass  # it has been rung often enough, or nobody listens any more
 
-    def _send(self) -> None:
-        """Send what waits, as far as there is room; the lock is held."""
+    def _send(self) -> list[Failed]:
+        """Send what waits, as far as there is room; the lock is held. Return what failed, to be told without it."""
+        failed: list[Failed] = []
         while self._waiting and len(self._running) < self._room:
             asked = self._waiting.popleft()
             future, message, files, _ = asked
@@ -156,9 +195,10 @@ class Pool(Executor):
             try:
                 link = links.begin(message, files)
             except (Failure, OSError) as err:
-                future.set_exception(err)
+                failed.append((future, err))
                 continue
             self._running[link.fileno()] = link, links, asked
+        return failed
 
     def _listen(self) -> None:
         """Take the answers, in a thread of its own."""
@@ -167,9 +207,11 @@ class Pool(Executor):
         known: set[int] = set()
         while True:
             with self._lock:
-                if self._closed and not self._running and not self._waiting:
-                    return
                 now = set(self._running)
+                over = self._closed and not now and not self._waiting
+            if over:
+                self._finish()
+                return
             for fd in now - known:
                 poll.register(fd, select.POLLIN)
             known |= now
@@ -192,8 +234,15 @@ class Pool(Executor):
         except Exception as err:
             failed = err
         with self._lock:
-            self._send()
+            unsent = self._send()
         if failed is None:
             future.set_result(found)
         else:
             future.set_exception(failed)
+        tell(unsent)
+
+
+def tell(failed: list[Failed]) -> None:
+    """Tell the futures of those that FAILED."""
+    for future, err in failed:
+        future.set_exception(err)

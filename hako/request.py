@@ -24,11 +24,14 @@ SCOPES = ("abstract-unix", "signal")
 
 
 class Invalid(Exception):
-    """A request that is none. DESCRIPTION says why, None if it is not even JSON; ID is its id if it has one."""
+    """A request that is none. DESCRIPTION says why, None if it is not even JSON; ID is its id if it has one.
+
+    inside   whether it is in what the sandals tool looks at only when it is inside: its exit status is another then
+    """
 
     def __init__(self, description, id=None):
         super().__init__(description)
-        self.description, self.id = description, id
+        self.description, self.id, self.inside = description, id, False
 
 
 class Request:
@@ -183,7 +186,11 @@ def checked(value):
             setattr(request, SLOTS[key], inner)
         for key, reader in THEN.items():
             if key in found or key == "cmd":
-                setattr(request, SLOTS[key], reader(found.get(key), (None, key)))
+                try:
+                    setattr(request, SLOTS[key], reader(found.get(key), (None, key)))
+                except Invalid as err:
+                    err.inside = key == "mounts"
+                    raise
         agree(request, found)
     except Invalid as err:
         err.id = identifier_of(value)

@@ -3,11 +3,11 @@
 import _signal
 import os
 import select
-import stat
+import sys
 import time
 from _collections import deque
 
-from hako import core, kernel, request, supervise, task
+from hako import core, kernel, output, request, supervise, task
 from hako.engine import Engine
 from hako.failure import Failure, call, show
 
@@ -15,8 +15,37 @@ PIECE = 2**16
 LONGEST = 2**28  # bytes of one request
 PENDING = 2**22  # bytes of responses that wait for a reader before no more requests are taken
 FIRST_FD = 3  # of those that a service manager passes on, see sd_listen_fds(3)
-SO_PEERCRED, SOL_SOCKET = 17, 1
-EACCES = 13
+SO_PEERCRED, SO_ACCEPTCONN, SOL_SOCKET = 17, 30, 1
+LATER = 0.1  # seconds until the next attempt to take a client for whom there was no descriptor
+
+
+def load():
+    """Import all that some request needs, for who cannot later; see core.main()."""
+    from hako import bpf, changes, janitor, kafel, landlock, overlay, rlimits, rules, tcp
+
+    del bpf, changes, janitor, kafel, landlock, overlay, rlimits, rules, tcp
+    kernel.libseccomp()
+
+
+def modules():
+    """What is called once the chain is prepared, so that modules can be imported later.
+
+    This process stays in the root where it began; but if an earlier link moves to another, all are imported now.
+    """
+    if core.moved:
+        load()
+        return lambda: None
+    places = list(sys.path)
+    return lambda: sys.path.extend(places)
+
+
+def begin(engine, end):
+    """Be what this chain ends in, with ENGINE; END is called with the number of a signal that ends this process."""
+    for fds in (core.waiting, supervise.disks):  # those before see PROG run: there is no exec that shows it
+        for fd in fds:
+            os.close(fd)
+        fds.clear()
+    hold_signals(engine.loop, end)
 
 
 def hold_signals(loop, end):
@@ -26,7 +55,7 @@ def hold_signals(loop, end):
     _signal.signal(kernel.SIGCHLD, _signal.SIG_DFL)
     ending = [number for number in supervise.ENDING if _signal.getsignal(number) is not _signal.SIG_IGN]
     with call("rt_sigprocmask"):
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, ending)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, ending)
     fd = kernel.signalfd(ending)
     loop.watch(fd, lambda: end(kernel.read_signal(fd)[0]))
 
@@ -39,11 +68,12 @@ def die(engine, number):
 
 def single():
     """What reads one request and answers it."""
-    core.waiting.clear()
+    find_modules = modules()
 
     def enter():
+        find_modules()
         engine = Engine(1, warm=False)
-        hold_signals(engine.loop, lambda number: die(engine, number))
+        begin(engine, lambda number: die(engine, number))
         data = bytearray()
 
         def read():
@@ -57,7 +87,6 @@ def single():
             engine.loop.forget(0)
             answer(engine, bytes(data))
 
-        # Not watched: a file is always ready, and poll(2) may know nothing of it.
         engine.loop.watch(0, read)
         while True:
             engine.loop.turn()
@@ -76,12 +105,11 @@ def answer(engine, data):
         os._exit(1 if one.outside else 0)
 
     try:
-        document = request.document(data)
-        wanted = request.checked(document)
+        wanted = request.checked(request.document(data))
         of = task.plan_of(wanted)
     except request.Invalid as err:
         core.write_all(1, task.line(task.invalid(err)), "stdout")
-        os._exit(1)
+        os._exit(0 if err.inside else 1)
     except Failure as err:
         core.say(f"hako-task: {err}")
         core.write_all(1, task.line({"status": "internalError", "description": str(err)}), "stdout")
@@ -92,35 +120,65 @@ def answer(engine, data):
 class Client:
     """Who sends requests through SOURCE, a line each, and takes responses from SINK, descriptors.
 
-    begun     what has come of a line that is not complete
+    WAITS: a write to sink may wait for its reader. ON_END is called with this
+    when all is answered, or the reader of the responses has gone; TOLD, if it is
+    given, when one more is answered.
+
+    begun     what has come and is not taken yet
+    scanned   bytes of it in which there is no end of a line
     tasks     those that are not answered
-    order     with `ordered`: answers, or None for those that are not there yet, in the order of the requests
+    order     with ORDERED: answers, or None for those that are not there yet, in the order of the requests
     pending   what is to be written to sink
+    size      bytes of answers that are not written
     closed    whether it sends no more
+    gone      whether it takes no more
+    done      how many requests are answered
     """
 
     __slots__ = (
-        *("begun", "closed", "done", "engine", "gone", "on_end", "order", "ordered", "pending", "plans", "reading"),
-        *("scanned", "sink", "size", "source", "tasks", "told", "waits"),
+        *("begun", "closed", "done", "engine", "gone", "on_end", "order", "ordered", "pending", "plans"),
+        *("scanned", "sink", "size", "source", "taking", "tasks", "told", "waits"),
     )
 
-    def __init__(self, engine, plans, source, sink, on_end, ordered=False, told=None):
-        self.engine, self.plans, self.source, self.sink, self.on_end = engine, plans, source, sink, on_end
-        self.begun, self.scanned, self.tasks, self.order, self.ordered = bytearray(), 0, set(), deque(), ordered
-        self.pending, self.size, self.closed, self.gone, self.done, self.told = deque(), 0, False, False, 0, told
-        self.reading = False
-        mode = os.fstat(sink).st_mode
-        self.waits = stat.S_IFMT(mode) not in (stat.S_IFSOCK, stat.S_IFREG)  # those are non-blocking, or never wait
-        self.read_on()
+    def __init__(self, engine, plans, source, sink, waits, on_end, ordered=False, told=None):
+        self.engine, self.plans, self.on_end, self.ordered, self.told = engine, plans, on_end, ordered, told
+        self.source, self.sink, self.waits = source, sink, waits
+        self.begun, self.scanned, self.tasks, self.order = bytearray(), 0, set(), deque()
+        self.pending, self.size, self.done = deque(), 0, 0
+        self.closed = self.gone = self.taking = False
+        self.watch_sink()
+        self.go_on()
 
-    def read_on(self):
-        """Read requests, unless enough of them wait."""
-        wanted = not self.closed and len(self.tasks) < 2 * self.engine.jobs + 2 and self.size < PENDING
-        if wanted and not self.reading:
-            self.engine.loop.watch(self.source, self.read)
-        elif not wanted and self.reading:
-            self.engine.loop.forget(self.source)
-        self.reading = wanted
+    def has_room(self):
+        """Whether one more request may be taken."""
+        return len(self.tasks) < 2 * self.engine.jobs + 2 and self.size < PENDING
+
+    def go_on(self):
+        """Take requests that have come, and wait for more, as far as there is room; tell if all is over."""
+        if self.taking or self.on_end is None:
+            return
+        self.taking = True
+        while self.has_room() and (line := self.next_line()) is not None:
+            if line.strip():
+                self.take(line)
+        self.taking = False
+        loop, wanted = self.engine.loop, self.has_room() and not self.closed
+        if wanted != (self.source in loop.calls):
+            loop.watch(self.source, self.read) if wanted else loop.forget(self.source)
+        if self.closed and not (self.begun or self.tasks or self.order or self.pending):
+            self.on_end, end = None, self.on_end
+            end(self)
+
+    def next_line(self):
+        """The next line of what has come, None if it is not complete."""
+        end = self.begun.find(b"\n", self.scanned)
+        if end < 0:
+            self.scanned = len(self.begun)
+            return None
+        line = bytes(self.begun[:end])
+        del self.begun[: end + 1]
+        self.scanned = 0
+        return line
 
     def read(self):
         """Take what there is of requests."""
@@ -132,46 +190,37 @@ class Client:
             piece = b""  # a client that vanishes
         if not piece:
             self.closed = True
-            if self.begun.strip():
-                self.take(bytes(self.begun))
-            self.begun.clear()
-        else:
-            self.begun += piece
-            self.take_lines()
-        self.read_on()
-        self.finish()
-
-    def take_lines(self):
-        """Take the complete lines of what has come."""
-        while (end := self.begun.find(b"\n", self.scanned)) >= 0:
-            line = bytes(self.begun[:end])
-            del self.begun[: end + 1]
-            self.scanned = 0
-            if line.strip():
-                self.take(line)
-        self.scanned = len(self.begun)
+            self.begun += b"\n" if self.begun else b""
+        self.begun += piece
+        self.go_on()
         if self.scanned > LONGEST:
+            # Where the next line begins nobody knows.
             self.begun.clear()
-            self.scanned, self.closed = 0, True  # where the next line begins nobody knows
-            self.put([task.line({"status": "requestInvalid", "description": f"More than {LONGEST} bytes"})])
+            self.closed = True
+            self.answer({"status": "requestInvalid", "description": f"More than {LONGEST} bytes"}, self.new_place())
 
-    def take(self, line):
-        """Run what the LINE asks for."""
+    def new_place(self):
+        """The place for one more answer."""
         place = [None]
         if self.ordered:
             self.order.append(place)
+        return place
+
+    def take(self, line):
+        """Run what the LINE asks for."""
+        place = self.new_place()
         try:
             document = request.document(line)
             wanted = request.checked(document)
-            one = task.Task(
-                self.plans.of(document, wanted), wanted, lambda response, one: self.answer(response, place, one)
-            )
+            of = self.plans.of(document, wanted)
         except request.Invalid as err:
             self.answer(task.invalid(err), place)
             return
         except Failure as err:
-            self.answer({"status": "internalError", "description": str(err)}, place)
+            found = {"status": "internalError", "description": str(err)}
+            self.answer(found if wanted.id is None else {**found, "id": wanted.id}, place)
             return
+        one = task.Task(of, wanted, lambda response, one: self.answer(response, place, one))
         self.tasks.add(one)
         self.engine.submit(one)
 
@@ -184,96 +233,85 @@ class Client:
         if self.gone:
             return
         place[0] = task.line(response)
+        self.size += len(place[0])
         if not self.ordered:
-            self.put(place)
+            self.pending += place
         while self.order and self.order[0][0] is not None:
-            self.put(self.order.popleft())
-        self.read_on()
-        self.finish()
-
-    def put(self, lines):
-        """Have LINES written."""
-        idle = not self.pending
-        self.pending += lines
-        self.size += sum(map(len, lines))
-        if idle and self.pending:
-            self.write()
+            self.pending += self.order.popleft()
+        self.write()
+        self.go_on()
 
     def write(self):
         """Write what the reader takes now."""
-        loop = self.engine.loop
         try:
             while self.pending:
                 data = self.pending[0]
-                with_room = data[:PIECE] if not self.waits else data[:4096]
-                if self.waits and not is_writable(self.sink):
-                    raise BlockingIOError
-                count = os.write(self.sink, with_room)
+                count = output.write(self.sink, data[:PIECE], self.waits)
                 self.size -= count
                 if count == len(data):
                     self.pending.popleft()
                 else:
                     self.pending[0] = data[count:]
         except BlockingIOError:
-            loop.watch(self.sink, self.write, select.POLLOUT) if self.sink != self.source else self.write_later()
-            return
+            pass
         except OSError:
             self.leave()
             return
-        if self.sink in loop.calls and self.sink != self.source:
-            loop.forget(self.sink)
-        self.read_on()
-        self.finish()
+        self.watch_sink()
 
-    def write_later(self):
-        """The same, where both ways are one socket."""
-        self.engine.loop.at(time.monotonic() + 0.005, self.write)
+    def watch_sink(self):
+        """Wait for its reader to take more, if there is more, and for its end."""
+        events = select.POLLOUT if self.pending else 0
+        loop = self.engine.loop
+        if loop.wanted.get(self.sink) != events:
+            loop.forget(self.sink)
+            loop.watch(self.sink, self.notice, events)
+
+    def notice(self):
+        """Its reader takes more, or is gone."""
+        if self.pending:
+            self.write()
+            self.go_on()
+        else:
+            self.leave()
 
     def leave(self):
-        """It has vanished: end what it wanted."""
+        """It takes no more: end what it wanted."""
         self.gone = self.closed = True
-        self.pending.clear()
-        self.order.clear()
+        for held in (self.pending, self.order, self.begun):
+            held.clear()
         self.size = 0
-        for one in list(self.tasks):
-            one.stop()
+        self.engine.loop.forget(self.sink)
+        for one in self.tasks:
             self.engine.cancel(one)
+        for one in self.tasks:
+            one.stop()
         self.tasks.clear()
-        self.read_on()
-        self.finish()
-
-    def finish(self):
-        """Tell if it is over."""
-        if self.closed and not (self.tasks or self.order or self.pending) and self.on_end is not None:
-            self.on_end, end = None, self.on_end
-            end(self)
-
-
-def is_writable(fd):
-    """Whether FD takes some bytes now."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(0))
+        self.go_on()
 
 
 def stream(jobs, ordered, progress):
     """What answers the requests that come from stdin."""
     from hako.progress import Progress
 
+    find_modules = modules()
+
     def enter():
+        find_modules()
         engine = Engine(jobs)
-        hold_signals(engine.loop, lambda number: die(engine, number))
+        begin(engine, lambda number: die(engine, number))
         shown = Progress("tasks") if progress else None
 
         def end(client):
             if shown is not None:
                 shown.end(client.done)
-            failed = client.gone
             engine.close()
-            os._exit(core.FAILED if failed else 0)
+            if client.gone:
+                core.fail("hako-task: write stdout: nobody reads", core.FAILED)
+            os._exit(0)
 
         told = None if shown is None else lambda client: shown.tell(client.done)
-        Client(engine, task.Plans(), 0, 1, end, ordered, told)
+        Client(engine, task.Plans(), 0, *output.patient(1), end, ordered, told)
         while True:
             engine.loop.turn()
 
@@ -286,37 +324,53 @@ def listen(path, jobs):
 
     if not path:
         raise Failure("--listen: not a socket: ''")
+    find_modules = modules()
 
     def enter():
+        find_modules()
         engine = Engine(jobs)
         server, made = bound(path, socket, AF_UNIX, SOCK_STREAM)
         plans, clients = task.Plans(), {}
 
         def close(number):
+            engine.loop.forget(server.fileno())
             if made is not None:
                 remove(path, made)
+            for client in list(clients):
+                client.leave()
             die(engine, number)
 
-        hold_signals(engine.loop, close)
+        begin(engine, close)
 
         def end(client):
-            clients.pop(client).close()
+            with_it = clients.pop(client)
+            engine.loop.forget(client.sink)
+            os.close(client.sink)
+            with_it.close()
 
         def accept():
             try:
                 fd, _ = server._accept()
-            except OSError:
-                return  # it has gone again, or there are too many descriptors
+            except BlockingIOError:
+                return
+            except OSError:  # it has gone again, or there are too many descriptors
+                engine.loop.forget(server.fileno())
+                engine.loop.at(time.monotonic() + LATER, watch)
+                return
             with_it = socket(fileno=fd)
             with_it.setblocking(False)
             uid = int.from_bytes(with_it.getsockopt(SOL_SOCKET, SO_PEERCRED, 12)[4:8], "little")
             if uid not in (os.geteuid(), 0):
                 with_it.close()
                 return
-            client = Client(engine, plans, fd, fd, end)
+            # Two descriptors: for both ways are waited for apart.
+            client = Client(engine, plans, fd, os.dup(fd), False, end)
             clients[client] = with_it
 
-        engine.loop.watch(server.fileno(), accept)
+        def watch():
+            engine.loop.watch(server.fileno(), accept)
+
+        watch()
         while True:
             engine.loop.turn()
 
@@ -326,10 +380,7 @@ def listen(path, jobs):
 def bound(path, socket, *kind):
     """The listening socket PATH, and the os.stat_result of what was made; that of a service manager, and None."""
     if path == "systemd":
-        if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
-            raise Failure("--listen=systemd: no service manager has passed on one socket")
-        with call("socket of systemd"):
-            return socket(fileno=FIRST_FD), None
+        return passed(socket, kind), None
     server = socket(*kind)
     umask = os.umask(0o177)  # from its first moment it is the caller's alone
     try:
@@ -342,6 +393,19 @@ def bound(path, socket, *kind):
         server.listen(128)
     server.setblocking(False)
     return server, made
+
+
+def passed(socket, kind):
+    """The listening socket of this KIND that the service manager has passed on. See sd_listen_fds(3)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        raise Failure("--listen=systemd: no service manager has passed on one socket")
+    with call("socket of systemd"):
+        server = socket(fileno=FIRST_FD)
+        if (server.family, server.type) != kind or not server.getsockopt(SOL_SOCKET, SO_ACCEPTCONN):
+            raise Failure("--listen=systemd: not a Unix stream socket that listens")
+        os.set_inheritable(FIRST_FD, False)
+        server.setblocking(False)
+    return server
 
 
 def remove(path, made):

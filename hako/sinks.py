@@ -125,20 +125,21 @@ class Sink:
 
     name   of the source, for messages
     rest   what was read and is not written yet
+    held   whether the source stays open after an overrun, by who ends the writer: it is not to find out
     """
 
-    __slots__ = ("count", "limit", "name", "out", "overrun", "rest", "source")
+    __slots__ = ("count", "held", "limit", "name", "out", "overrun", "rest", "source")
 
     def __init__(self, source, out, limit, name="@stdout"):
         self.source, self.out, self.limit, self.name = source, out, limit, name
-        self.rest, self.count, self.overrun = b"", 0, False
+        self.rest, self.count, self.overrun, self.held = b"", 0, False, False
         if source is not None:
             os.set_blocking(source, False)
 
     @property
     def fd(self):
         """The descriptor to wait for: the way out if that is what it waits for, else the source; None: neither."""
-        return self.out.fd if self.rest else self.source
+        return self.out.fd if self.rest else None if self.overrun else self.source
 
     @property
     def events(self):
@@ -147,11 +148,11 @@ class Sink:
 
     def serve(self):
         """Pass on a piece, or what is left of the last; return whether there was any to pass on."""
-        if not self.rest and self.source is not None:
+        if not self.rest and self.source is not None and not self.overrun:
             self.rest = self.admitted(self.piece())
         there = bool(self.rest)
         self.flush()
-        if self.overrun:
+        if self.overrun and not self.held:
             self.end()
         return there
 

@@ -235,7 +235,7 @@ class Supervisor:
             for fd in ready & {started}:
                 if not self.hear(fd):
                     poll.unregister(fd)
-                    if on_start and self.runs() and not self.ended_by:
+                    if on_start and self.runs() and not self.ended_by and not self.has_ended():
                         on_start(int(self.told or self.pid))
             if signal_fd in ready:
                 self.pass_on(kernel.read_signal(signal_fd)[0])
@@ -246,6 +246,12 @@ class Supervisor:
         text = os.read(started, 8192)
         self.told += text
         return bool(text)
+
+    def has_ended(self):
+        """Whether it is over with the init, which told why or is gone: PROG's process, too, then, whatever that did."""
+        poll = select.poll()
+        poll.register(self.channels.ended[0], select.POLLIN)
+        return bool(poll.poll(0))
 
     def runs(self):
         """Whether PROG's process has not told that it failed."""

@@ -1,8 +1,9 @@
 """Tasks of hako-task(5): from a checked request to a job, and from its end to a response."""
 
+import _signal
 import os
 
-from hako import cell, group, identity, job, json, plan, request, sandbox, sinks
+from hako import cell, group, identity, job, json, plan, request, sandbox, sinks, supervise
 from hako.failure import Failure, call
 from hako.limits import Limits
 
@@ -65,7 +66,7 @@ def plan_of(wanted):
     if wanted.landlock is not None:
         made.restricted(wanted.landlock.paths, wanted.landlock.ports, wanted.landlock.scopes)
     if wanted.seccomp_policy is not None:
-        made.filtered(program(wanted.seccomp_policy))
+        made.filtered(program(wanted))
     return made
 
 
@@ -92,15 +93,17 @@ def flags(src, read_only):
     return {*(["ro"] if read_only else []), *(["dev"] if sandbox.is_device(src) else [])}
 
 
-def program(text):
-    """The seccomp program of TEXT, a policy in Kafel."""
+def program(wanted):
+    """The seccomp program of the policy, in Kafel, of the request.Request WANTED."""
     from hako import bpf, kafel, rules
 
     try:
-        source = kafel.Source("Seccomp policy", text)
+        source = kafel.Source("Seccomp policy", wanted.seccomp_policy)
         return bpf.compile_policy(kafel.parse(source, rules.architecture(), lambda _: None, rules.group))
     except Failure as err:
-        raise request.Invalid(str(err).replace("Seccomp policy:", "Seccomp policy: ", 1) + "\n") from None
+        invalid = request.Invalid(str(err).replace("Seccomp policy:", "Seccomp policy: ", 1) + "\n", wanted.id)
+        invalid.inside = True
+        raise invalid from None
 
 
 class Task(job.Job):
@@ -109,9 +112,10 @@ class Task(job.Job):
     patient   whether to wait for the reader of a dest that is a fifo
     outside   whether it failed outside the sandbox
     taken     {"stdout" or "stderr": its sinks.Sink}, what goes into the response
+    ways_out  sinks.Files that are open, whether there is a sink already or not
     """
 
-    __slots__ = ("outside", "patient", "respond", "settings", "taken", "wanted")
+    __slots__ = ("outside", "patient", "respond", "settings", "taken", "wanted", "ways_out")
 
     def __init__(self, of, wanted, respond, patient=False):
         files = [(name.partition(".")[0], name, text) for name, text in wanted.cgroup_config or ()]
@@ -119,7 +123,7 @@ class Task(job.Job):
         self.limits.called = {name: name for _, name, _ in files}
         self.limits.parent, self.settings = wanted.cgroup_root, files
         self.wanted, self.respond, self.patient, self.outside, self.taken = wanted, respond, patient, False, {}
-        self.changes = bool(wanted.overlay and wanted.overlay.changes)
+        self.changes, self.ways_out = bool(wanted.overlay and wanted.overlay.changes), []
 
     def prepare(self):
         """Make the order, and open what output goes to."""
@@ -152,8 +156,9 @@ class Task(job.Job):
         if given is None:
             return self.engine.null
         if isinstance(given, str):
+            flags = os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC
             try:
-                fd = os.open(given, os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC | (0 if self.patient else os.O_NONBLOCK))
+                fd = patiently(os.open, given, flags) if self.patient else os.open(given, flags | os.O_NONBLOCK)
             except OSError as err:
                 raise sinks.failed("Opening", given, err.errno) from err
             os.set_blocking(fd, True)
@@ -182,8 +187,11 @@ class Task(job.Job):
     def way_out(self, dest):
         """The sinks.File DEST."""
         if dest in OWN:
-            return sinks.given(OWN[dest], dest)
-        return sinks.opened(dest, self.patient)
+            found = sinks.given(OWN[dest], dest)
+        else:
+            found = patiently(sinks.opened, dest, True) if self.patient else sinks.opened(dest)
+        self.ways_out.append(found)
+        return found
 
     def open_streams(self, channel):
         """Have both streams go to CHANNEL in order."""
@@ -222,20 +230,46 @@ class Task(job.Job):
         for channel in order.channels:
             channel.places = [place for place in channel.places if place not in places]
 
+    def open_layers(self):
+        """Open the layers of the overlay, if there is one."""
+        self.outside = True
+        try:
+            super().open_layers()
+        except Failure as err:
+            raise Failure(str(err).replace("--overlay:", "overlay:", 1), errno=err.errno) from err
+        self.outside = False
+
     def join_group(self):
         """Have it in a cgroup, if it asks for one."""
         if self.wanted.cgroup_config is None:
             return
         self.outside = True
         if self.wanted.cgroup is None:
-            self.own = self.engine.new_group(self.limits, ("cpuacct",))
+            self.own = self.made_group()
         else:
             self.own = Existing(self.wanted.cgroup)
         for controller, name, text in self.settings:
-            self.own.write(controller, self.name_of(controller, name), text)
+            self.set(controller, self.name_of(controller, name), text)
         self.order.cgroups = self.own.open_procs()
         self.passed += [fd for fd, _ in self.order.cgroups]
         self.outside = False
+
+    def made_group(self):
+        """The group.Group that is made for it."""
+        try:
+            made = self.engine.new_group(self.limits, ("cpuacct",))
+        except Failure as err:
+            message = str(err).replace("mkdir ", "Creating ", 1).replace("--parent:", "cgroupRoot:", 1)
+            raise Failure(message, errno=err.errno) from err
+        if made is None:
+            raise Failure(f"Creating a cgroup: Permission denied [{group.WAY_OUT}]")
+        return made
+
+    def make_counters(self):
+        """The meter.Meter; what was counted before is found when the kernel tells, or in the end."""
+        found = super().make_counters()
+        found.changed = False
+        return found
 
     def name_of(self, controller, name):
         """What the file NAME of CONTROLLER is called in the version that there is."""
@@ -243,8 +277,31 @@ class Task(job.Job):
             self.own.homes.setdefault("cgroup", "")
         return VERSION_1.get(name, name) if self.own.version(controller) == 1 else name
 
+    def set(self, controller, name, text):
+        """Write TEXT into the file NAME of CONTROLLER."""
+        hierarchy = self.own.homes[controller]
+        path, what = os.path.join(self.own.paths[hierarchy], name), "Opening"
+        if name.startswith("memory.") and text == "max" and self.own.version(controller) == 1:
+            text = "-1"  # what it is called there
+        try:
+            fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=self.own.files[hierarchy])
+            what = "Writing"
+            try:
+                os.write(fd, text.encode())
+            finally:
+                os.close(fd)
+        except OSError as err:
+            raise sinks.failed(what, path, err.errno) from err
+
+    def lose(self, err):
+        """Output is lost, by the Failure ERR, which is outside."""
+        super().lose(err)
+        self.outside = True
+
     def ended(self):
         """Respond."""
+        for way_out in self.ways_out:
+            way_out.close()
         self.respond(self.response(), self)
 
     def response(self):
@@ -289,6 +346,15 @@ class Existing(group.Group):
         """Let go of it."""
         self.close()
         return True
+
+
+def patiently(opening, *args):
+    """What OPENING makes of ARGS, which may wait for somebody at the other end of a fifo: signals end that."""
+    held = _signal.pthread_sigmask(_signal.SIG_UNBLOCK, supervise.ENDING)  # nothing has been made yet
+    try:
+        return opening(*args)
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, held)
 
 
 def places_of(channel):

@@ -9,7 +9,7 @@ import os
 import select
 import termios
 
-from hako import kernel, program, sandbox, supervise
+from hako import kernel, modes, program, sandbox, supervise
 from hako.failure import Failure, call, refused
 
 PIECE, HELD = 1 << 16, 1 << 17  # bytes; the second is more than a pty can hold
@@ -38,10 +38,10 @@ def imply():
 
     What was not asked for refuses nothing, and is not stopped in the background.
     """
-    if not is_one() or not is_controlling(0) or is_background(0):
+    if not modes.is_one() or not modes.is_controlling(0) or modes.is_background(0):
         return lambda: None
     terminal = open_outside()
-    return lambda: terminal.connect() if is_one() else terminal.let_go()  # a limit of output has taken some away
+    return lambda: terminal.connect() if modes.is_one() else terminal.let_go()  # a limit of output has taken some away
 
 
 def open_outside():
@@ -50,14 +50,6 @@ def open_outside():
     program.needed += [terminal.keyboard, terminal.screen]
     supervise.at_end.append(lambda _: put_back(terminal.keyboard, terminal.saved))
     return terminal
-
-
-def is_one():
-    """Whether 0, 1 and 2 are one terminal."""
-    try:
-        return all(os.isatty(fd) and os.path.samestat(os.fstat(fd), os.fstat(0)) for fd in (0, 1, 2))
-    except OSError:
-        return False
 
 
 def attributes(fd):
@@ -79,24 +71,10 @@ def raw(saved, output):
     return made
 
 
-def is_controlling(fd):
-    """Whether the terminal FD is our controlling terminal."""
-    try:
-        os.tcgetpgrp(fd)
-    except OSError:
-        return False
-    return True
-
-
-def is_background(fd):
-    """Whether FD is our controlling terminal, and others are in its foreground."""
-    return is_controlling(fd) and os.tcgetpgrp(fd) != os.getpgrp()
-
-
 def put_back(fd, saved):
     """Give the terminal FD the attributes SAVED, unless it is gone or others have it now."""
     try:
-        if not is_background(fd):
+        if not modes.is_background(fd):
             termios.tcsetattr(fd, termios.TCSANOW, saved)
     except (termios.error, OSError):
         pass
@@ -111,7 +89,7 @@ def open_own(fd, flags):
     try:
         return os.open(place, flags | OWN)
     except OSError:
-        if is_controlling(fd):
+        if modes.is_controlling(fd):
             place = "/dev/tty"
     with call(f"--tty: open {place}"):
         return os.open(place, flags | OWN)

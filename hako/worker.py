@@ -24,8 +24,11 @@ MOST_KNOWN = 256
 
 def main(jobs, parent):
     """Serve the process PARENT, JOBS programs at once; never return."""
+    core.hold_standard_descriptors()
+    kernel.close_range(3, 2**32 - 1)  # what the client lets its children have: somebody may wait for the end of it
     for number in (kernel.SIGPIPE, kernel.SIGXFSZ, kernel.SIGINT):
         _signal.signal(number, _signal.SIG_IGN)  # ^C is for the program that uses the library
+    _signal.signal(kernel.SIGCHLD, _signal.SIG_DFL)  # a client may ignore it
     sys.path.append(os.path.dirname(os.path.dirname(__file__)))
     worker = Worker(Engine(jobs))
     try:
@@ -169,7 +172,6 @@ class Connection:
         """The client is gone: so is what it wanted."""
         if self.job is not None:
             self.job.stop()
-            self.worker.engine.cancel(self.job)
             self.job = None
         self.worker.connections.discard(self)
         self.worker.engine.loop.forget(self.socket.fileno())
@@ -202,6 +204,7 @@ class Run(job.Job):
     def __init__(self, connection, of, message, files):
         super().__init__(of.plan, of.limits)
         self.connection, self.of, self.message, self.files, self.taken = connection, of, message, files, {}
+        self.passed += files
         self.changes = of.changes
         if message.get("time") is not None:
             self.limits = type(of.limits)(**{name: getattr(of.limits, name) for name in of.limits.__slots__})
@@ -210,7 +213,6 @@ class Run(job.Job):
     def prepare(self):
         """Make the order, and open what output goes to."""
         message, null = self.message, self.engine.null
-        self.passed += self.files
         env = {**self.of.env, **message.get("env", {})}
         argv = message["argv"]
         path = os.fsencode(env.get("PATH", described.DEFAULT_PATH))
@@ -228,12 +230,16 @@ class Run(job.Job):
             self.order.filter = guard.terminal_filter()
 
     def connect(self, place, kind, together):
-        """Connect PLACE, 0, 1 or 2, as KIND says: None, the index of a descriptor, "capture", or "stdout" for 2."""
+        """Connect PLACE, 0 to 2, as KIND says: None, the index of a descriptor, "capture", "input", "stdout" for 2."""
         limit = self.limits.output
         if kind is None:
             return
         if kind == "stdout":
             self.order.stdio[place] = self.order.stdio[1]
+            return
+        if kind == "input":
+            self.order.stdio[place] = sinks.filled(self.message["input"])
+            self.passed.append(self.order.stdio[place])
             return
         if kind != "capture" and (limit is None or place == 0):
             self.order.stdio[place] = self.files[kind]

@@ -12,8 +12,10 @@ import fcntl
 import gc
 import os
 import select
+import sys
 
-from hako import build, cell, guard, identity, kernel, sandbox, steps, supervise
+import hako
+from hako import build, cell, guard, identity, kernel, program, sandbox, steps, supervise
 from hako import plan as plans
 from hako.failure import FAILED, Failure, call, refused, show
 
@@ -46,9 +48,14 @@ def be(plan, parts, ids, control, slots):
             hide_proc(made, seen, proc)
         name_host(plan)
         arrange(plan, ids, seen, memory)
-        programs = [high(cell.init_program(slot)) for slot in slots]
-        first = [cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own)) for slot in slots]
-        serve(plan, control, list(zip(inners, programs, first, strict=True)), slots[0])
+
+        def way(number):
+            """As serve() wants it of NUMBER."""
+            slot = slots[number]
+            program = high(cell.init_program(slot))
+            return inners[number], program, cell.set_up(slot, plan, lambda steps: put_own(steps, plan, made, own))
+
+        serve(plan, control, way, slots[0])
     except BaseException as err:
         stop(control, err)
 
@@ -61,7 +68,10 @@ def be_alone(plan, ids, slot, layers):
     """
     control = slot.inner.fileno()
     try:
-        control = take_descriptors([control])[0]
+        opened = () if layers is None or layers.upper is None else (layers.upper, layers.work)
+        control, *opened = take_descriptors([control, *opened])
+        if opened:
+            layers.upper, layers.work = opened
         made = Whole(plan, plan.box.mounts, layers)
         settle(plan, ids, control)
         kernel.prctl("SET_DUMPABLE", 0)  # only now: the maps of a process that is not dumpable are root's
@@ -101,8 +111,6 @@ def named_steps(slot):
 def stop(control, err):
     """Send ERR through CONTROL, and end."""
     if not isinstance(err, (Failure, OSError, MemoryError)):
-        import sys
-
         sys.excepthook(type(err), err, err.__traceback__)
     try:
         os.write(control, STOPPED + os.fsencode(str(err) or type(err).__name__)[:4000])
@@ -113,6 +121,8 @@ def stop(control, err):
 
 def take_descriptors(kept):
     """Keep the descriptors KEPT, and nothing else of the parent's; return their new numbers."""
+    sys.path.clear()  # from here on nothing may be imported: the root will be another
+    hako.__path__ = []
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     kernel.close_all_but([*kept, null])
     kept = list(map(high, kept))
@@ -126,6 +136,7 @@ def settle(plan, ids, control):
     """Enter the user namespace of IDS, of which who sends a byte to CONTROL knows; die with the parent."""
     default_signals()
     if ids.writer == "inside":
+        show_self()
         build.write_id_maps("self", ids)
     elif os.read(control, 16) != b"m":
         os._exit(FAILED)
@@ -140,6 +151,14 @@ def settle(plan, ids, control):
     if poll.poll(0):
         os._exit(FAILED)  # it is dead already
     gc.disable()
+
+
+def show_self():
+    """Make this process dumpable: the id maps of one that is not are root's, and behind another command it is not."""
+    if not kernel.prctl("GET_DUMPABLE"):
+        if program.watched:
+            raise Failure("no user namespace behind hako-enter, which others could look into")
+        kernel.prctl("SET_DUMPABLE", 1)
 
 
 def default_signals():
@@ -357,18 +376,21 @@ def put_dev(made, mount):
     made.ready(kernel.mount_call("devpts", f"{dst}/pts", "devpts", flags, plans.options(build.PTS)))
 
 
-def serve(plan, control, ways, slot):
+def serve(plan, control, way, slot):
     """Make a child for each number that comes through CONTROL; answer with its pid.
 
-    WAYS are, by number, the end of the socket, the program that its init
-    becomes, and the first of its steps; SLOT is that of the first.
+    WAY makes ready, of a number, the end of the socket, the program that its
+    init becomes, and the first of its steps; SLOT is that of the first.
     """
     machine, flags = steps.Machine(), build.namespaces(plan.box)
+    ways = {0: way(0)}
     arguments = slot.setup.words(flags | CLONE, *(0,) * 10)
     os.write(control, b"r" + named_steps(slot))
     gc.collect()
     gc.freeze()
     while wanted := os.read(control, 1):
+        if wanted[0] not in ways:  # they are many, and most of them seldom used
+            ways[wanted[0]] = way(wanted[0])
         inner, program, first = ways[wanted[0]]
         os.dup2(inner, cell.SOCKET)
         os.dup2(program, cell.PROGRAM)

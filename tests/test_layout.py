@@ -26,12 +26,13 @@ PLAN = {
     "sandbox": BASE | {"values"},
     "identity": BASE | {"kernel", "values"},
     "guard": BASE | {"kernel"},
+    "modes": set(),
     "newfile": BASE,
     "limits": BASE | {"values"},
     "rlimits": BASE | {"values"},
     "cgroup": BASE,
     "group": BASE | {"cgroup", "kernel"},
-    "meter": {"group", "kernel"},
+    "meter": {"cgroup", "group", "kernel"},
     "json": set(),
     "report": {"json"},
     "usage": BASE | {"report"},
@@ -52,16 +53,20 @@ PLAN = {
     "steps": BASE | {"foreign", "kernel"},
     "plan": BASE | {"kernel", "landlock", "limits", "rlimits", "sandbox", "start"},
     "cell": BASE | {"identity", "kernel", "steps"},
-    "zygote": BASE | {"build", "cell", "guard", "identity", "kernel", "plan", "sandbox", "steps", "supervise"},
+    "zygote": BASE
+    | {"build", "cell", "guard", "identity", "kernel", "plan", "program", "sandbox"}
+    | {"steps", "supervise"},
     "janitor": BASE | {"group", "kernel"},
     "job": BASE | {"build", "cell", "changes", "kernel", "meter", "overlay", "report", "supervise", "verdict"},
     "engine": BASE
     | {"build", "cell", "group", "guard", "identity", "janitor", "kernel", "loop", "plan", "steps", "zygote"},
     "task": BASE
     | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
-    | {"sandbox", "sinks"},
-    "server": BASE | {"core", "engine", "kernel", "progress", "request", "supervise", "task"},
-    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "registry", "supervise", "verdict"},
+    | {"sandbox", "sinks", "supervise"},
+    "server": BASE
+    | {"bpf", "changes", "core", "engine", "janitor", "kafel", "kernel", "landlock", "output", "overlay"}
+    | {"progress", "request", "rlimits", "rules", "supervise", "task", "tcp"},
+    "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "modes", "registry", "supervise", "verdict"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
     "build": BASE | {"kernel", "sandbox"},
     "supervise": BASE | {"kernel"},
@@ -80,6 +85,7 @@ PLAN = {
         "identity",
         "init",
         "kernel",
+        "modes",
         "newfile",
         "overlay",
         "pasta",
@@ -88,7 +94,7 @@ PLAN = {
         "subids",
         "supervise",
     },
-    "terminal": BASE | {"kernel", "program", "sandbox", "supervise"},
+    "terminal": BASE | {"kernel", "modes", "program", "sandbox", "supervise"},
     "join": BASE | {"cgroup", "identity", "kernel"},
     "prototypes": set(),
     "syscalls": {"bpf", "kernel"},
@@ -124,28 +130,18 @@ PLAN = {
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE
-    | {"build", "changes", "core", "launch", "newfile", "outside", "overlay", "pasta", "program", "records"}
+    | {"build", "changes", "core", "launch", "modes", "newfile", "outside", "overlay", "pasta", "program", "records"}
     | {"registry", "sandbox", "subids", "terminal"},
-    "commands/enter": BASE | {"core", "join", "kernel", "program", "supervise", "terminal", "values"},
+    "commands/enter": BASE | {"core", "join", "kernel", "modes", "program", "supervise", "terminal", "values"},
     "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "registry", "values"},
     "commands/plot": BASE | {"core", "extra", "newfile", "plot", "record"},
     "commands/top": BASE | {"board", "core", "extra", "json", "kernel", "sandboxes", "values"},
     "commands/ps": BASE | {"core", "json", "sandboxes"},
     "commands/policy": BASE
-    | {"build", "cgroup", "changes", "core", "fresh", "kernel", "landlock", "launch", "limit", "newfile", "output"}
-    | {
-        "policy",
-        "policy_options",
-        "policy_plan",
-        "program",
-        "records",
-        "registry",
-        "rlimits",
-        "sandbox",
-        "start",
-        "terminal",
-    },
+    | {"build", "cgroup", "changes", "core", "fresh", "kernel", "landlock", "launch", "limit", "modes", "newfile"}
+    | {"output", "policy", "policy_options", "policy_plan", "program", "records", "rlimits", "sandbox", "start"}
+    | {"registry", "terminal"},
     "commands/task": BASE | {"grid", "server", "values"},
     "commands/check": BASE | {"core", "group", "json", "newfile", "overlay", "probe", "values"},
     "commands/landlock_exec": BASE | {"core", "elf", "kernel", "landlock", "values"},

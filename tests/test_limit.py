@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import BUSYBOX, DEADLINE, SLOW, wait_until
+from conftest import BUSYBOX, DEADLINE, SLOW, SYSTEM, wait_until
 from hako import group
 
 vm = pytest.mark.vm
@@ -124,9 +124,8 @@ def test_memory_tolerated(who, delegated):
 def test_swap_is_part_of_the_limit(who, delegated):
     """Without --swap there is none, whatever this machine has."""
     v2 = pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists()
-    read = (
-        'for f in $(sed "s|.*:||" /proc/self/cgroup); do cat "/sys/fs/cgroup/memory$f/$1" "/sys/fs/cgroup$f/$1"; done'
-    )
+    files = '"/sys/fs/cgroup/memory$f/$1" "/sys/fs/cgroup$f/$1"'
+    read = f'for f in $(sed "s|.*:||; s|/hako-inside$||" /proc/self/cgroup); do cat {files}; done'
     for option, values in (((), ("0", 64 << 20)), (("--swap=8M",), (str(8 << 20), 72 << 20))):
         name = "memory.swap.max" if v2 else "memory.memsw.limit_in_bytes"
         done = who.run("hako-limit", "--memory=64M", *option, "sh", "-c", f"({read}) 2>/dev/null", "sh", name)
@@ -145,6 +144,22 @@ def test_pids(who, delegated):
     assert (report["forks_refused"] > 0, report["pids_peak"]) == (True, 32)
     assert done.stderr.splitlines()[-2] == "hako-limit: pidsLimit: more than 32 processes: a fork was refused"
     assert alive(mark) == []
+    delegated.wait_until_empty()
+
+
+@vm
+def test_prog_cannot_raise_its_limit(who, delegated):
+    """Neither in a namespace of its own, with its cgroup mounted, whose files are of its uid."""
+    rise = """
+        for type in "cgroup2" "cgroup -o pids"; do mount -t $type none /tmp && echo mounted; done
+        echo 1000 > /tmp/pids.max; umount -l /tmp; mount -t cgroup2 none /tmp; echo 1000 > /tmp/pids.max
+        i=0; while [ $i -lt 60 ]; do sleep 30 & i=$((i + 1)); done; echo forked
+    """
+    mine = ["/usr/bin/unshare", "--map-root-user", "--mount", "--cgroup", "/usr/bin/dash", "-c", rise]
+    options = [*SYSTEM, "--user=65534", "--proc", "--dev", "--tmpfs=/tmp", "--env=PATH=/usr/bin"]
+    argv = who.sandbox(*mine, options=options)
+    done, report = limited(who, "--pids=40", *argv)
+    assert (done.returncode, report["status"], set(done.stdout.split())) == (124, "pidsLimit", {"mounted"})
     delegated.wait_until_empty()
 
 
@@ -180,7 +195,7 @@ def test_cpu_weight(who, delegated):
     v2 = pathlib.Path("/sys/fs/cgroup/cgroup.controllers").exists()
     name, value = ("cpu.weight", "200\n") if v2 else ("cpu.shares", "2048\n")
     files = f'"/sys/fs/cgroup/cpu$f/{name}" "/sys/fs/cgroup$f/{name}"'
-    read = f'for f in $(sed "s|.*:||" /proc/self/cgroup | sort -u); do cat {files}; done 2>/dev/null'
+    read = f'for f in $(sed "s|.*:||; s|/hako-inside$||" /proc/self/cgroup | sort -u); do cat {files}; done 2>/dev/null'
     assert value in who.run("hako-limit", "--cpu-weight=200", "sh", "-c", read).stdout
     delegated.wait_until_empty()
 
@@ -664,7 +679,8 @@ def test_the_limits_are_those_of_whoever_enters(who, delegated):
         assert (done.returncode, done.stderr.endswith(refused)) == (125, True)
     else:
         inside = pathlib.Path(f"/proc/{pid_file.read_text().strip()}/cgroup").read_text()
-        assert any("pids" in line and group.cgroup.is_ours(line.rpartition("/")[2]) for line in inside.splitlines())
+        ours = [line.split("/")[-2:] for line in inside.splitlines() if ":pids:" in line or line.startswith("0::")]
+        assert any(group.cgroup.is_ours(name) and leaf == group.cgroup.INSIDE for name, leaf in ours)
         assert who.name == "root"
     process.communicate("x\n", timeout=DEADLINE)
     delegated.wait_until_empty()

@@ -316,6 +316,21 @@ def test_a_pid_file_appears_only_when_prog_runs(who, place):
     assert (done.returncode, os.listdir(place)) == (125, ["box"])
 
 
+def test_no_pid_file_appears_where_the_init_fails(who, place):
+    """Which takes PROG's process with it, before that could say a word."""
+    (place / "filter").write_text("ERRNO(38) { close_range } DEFAULT ALLOW")
+    shown = place / "shown"
+    shown.mkdir()
+    os.chown(shown, who.uid, -1)
+    before = shown.stat().st_mtime_ns
+    argv = who.sandbox("/bin/busybox", "true", options=[f"--pid-file={shown}/pid"])
+    for _ in range(12):
+        done = who.run("seccomp-exec", place / "filter", *argv)
+        assert (done.returncode, done.stderr.count("\n")) == (125, 1)
+        assert done.stderr.startswith("hako-run: close_range ")
+    assert shown.stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

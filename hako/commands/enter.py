@@ -31,7 +31,7 @@ See setns(2), hako-run(1), hako-chain(7).
 
 import os
 
-from hako import core, join, kernel, program, supervise, values
+from hako import core, join, kernel, modes, program, supervise, values
 from hako.failure import Failure, call
 
 DEFAULT = ["/bin/sh"]
@@ -49,6 +49,8 @@ def prepare(args):
     if not core.moved:
         program.environment(prog)
         join.Inmate(pid).close()
+        if args["--fork"]:
+            modes.note()
     return lambda: enter(pid, prog, args["--fork"], not args["--no-cgroup"], own_terminal)
 
 
@@ -94,6 +96,9 @@ def enter(pid, prog, fork, with_cgroup, own_terminal):
 def wait_outside(supervisor, prog):
     """Be the supervisor of PROG's process: exit with its status."""
     supervise.forget(core.waiting)
-    status = supervisor.wait()
+    try:
+        status = supervisor.wait()
+    finally:
+        modes.put_back()
     prog.say(f"PROG {supervisor.how}")
     os._exit(status)

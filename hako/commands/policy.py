@@ -58,7 +58,7 @@ See hako-policy(5), hako-report(5), namespaces(7).
 
 import os
 
-from hako import build, core, kernel, launch, policy, policy_options, policy_plan, program, registry, sandbox
+from hako import build, core, kernel, launch, modes, policy, policy_options, policy_plan, program, registry, sandbox
 from hako.failure import SEE_CHECK, Failure, show
 
 DEFAULT = []
@@ -81,6 +81,7 @@ def prepare(args):
     if not core.moved:
         build.check(box)
         program.environment(prog)
+        modes.note()
     records = recorder(args["--report"] or ("-" if args["--verbose"] else None))
     watcher = watching(args["--changes"], box)
     last = args["PROG"] not in core.COMMANDS

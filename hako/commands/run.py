@@ -45,7 +45,7 @@ See namespaces(7), pivot_root(2), hako-chain(7).
 
 import os
 
-from hako import build, core, launch, newfile, program, registry, sandbox
+from hako import build, core, launch, modes, newfile, program, registry, sandbox
 from hako.failure import Failure
 
 DEFAULT = ["/sbin/init"]
@@ -64,6 +64,7 @@ def prepare(args):
         program.environment(prog)
         if args["--pid-file"] is not None:
             newfile.PidFile(args["--pid-file"]).close()
+        modes.note()
     records = recorder(args["--report"])
     terminal = own_terminal() if args["--tty"] else lambda: None
     files = args["--pid-file"], listing

@@ -7,10 +7,11 @@ import pytest
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 NAMESPACES = "user,mnt,pid,net,ipc,uts,cgroup"
-HINT = "[user namespaces are not to be had here; root needs none; see hako-check]"
 REFUSED = {  # by the sysctl that switches them off
-    "user.max_user_namespaces": f"hako-run: clone3 {NAMESPACES}: No space left on device {HINT}\n",
-    "kernel.unprivileged_userns_clone": f"hako-run: clone3 {NAMESPACES}: Operation not permitted {HINT}\n",
+    "user.max_user_namespaces": f"hako-run: clone3 {NAMESPACES}: No space left on device "
+    "[user.max_user_namespaces is 0 here; root needs none; see hako-check]\n",
+    "kernel.unprivileged_userns_clone": f"hako-run: clone3 {NAMESPACES}: Operation not permitted "
+    "[user namespaces are not to be had here; root needs none; see hako-check]\n",
 }
 REASONS = {
     "user.max_user_namespaces": "clone3 user,uts: No space left on device",

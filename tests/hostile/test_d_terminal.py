@@ -1,0 +1,91 @@
+"""D: the caller's terminal, at PROG's stdin."""
+
+import fcntl
+import os
+import subprocess
+import termios
+
+import pytest
+
+from conftest import DEADLINE, SYSTEM
+from hostile import probes
+
+# Whose controlling terminal it is matters to the kernel: to type on it is free for a session that has it, to take it
+# over for one that has none.
+NAMES = {
+    "controlling": [name for name in probes.TERMINAL if name != "take-over"],
+    "strange": [name for name in probes.TERMINAL if name != "controlling"],
+}
+
+
+def test_without_a_sandbox_they_succeed(control):
+    found = [control(names, terminal=terminal) for terminal, names in NAMES.items()]
+    assert set.union(*(reached for reached, _ in found)) == set.union(*(within for _, within in found))
+
+
+def test_they_reach_nothing(way):
+    for terminal, names in NAMES.items():
+        found = way.attack(names, terminal=terminal)
+        assert probes.reached(found) == set()
+        if "hako-policy" not in way.name:  # without arguments it would give PROG a terminal of its own
+            assert found["type"] == "Operation not permitted"
+
+
+CHANGE = "stty -echo -icanon -isig; "
+
+
+def lead():
+    """Lead a session with the terminal at 0."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def changed_by(who, argv, **streams):
+    """The exit status of ARGV at a terminal of its own, but for STREAMS, and whether the modes are others then."""
+    master, slave = os.openpty()
+    os.fchmod(slave, 0o666)
+    before = termios.tcgetattr(slave)
+    streams = {"stdin": slave, "stdout": slave, "stderr": slave, **streams}
+    process = who.start(*argv, preexec_fn=lead, **streams)
+    status = process.wait(timeout=DEADLINE)
+    after = termios.tcgetattr(slave)
+    os.close(master)
+    os.close(slave)
+    return status, after != before
+
+
+@pytest.mark.parametrize(
+    ("front", "code", "status"),
+    [
+        (["hako-run", "BOX"], "true", 0),
+        (["hako-policy", "--no-tty", "default", "--"], "true", 0),
+        (["hako-run", "BOX"], "kill -SEGV $$", 139),
+        (["hako-limit", "--time=0.5", "hako-run", "BOX"], "while :; do :; done", 124),
+        (["hako-policy", "--no-tty", "--limit-walltime=0.5", "default", "--"], "while :; do :; done", 124),
+    ],
+    ids=["hako-run", "hako-policy", "killed", "limited", "policy limited"],
+)
+def test_the_modes_are_put_back(who, front, code, status):
+    """However PROG ends; without a sandbox it leaves the terminal as it likes."""
+    box = [*SYSTEM, "--env=PATH=/usr/bin", str(who.box), "--"]
+    argv = [word for part in front for word in (box if part == "BOX" else [part])]
+    assert changed_by(who, ["/usr/bin/dash", "-c", CHANGE]) == (0, True)
+    assert changed_by(who, [*argv, "/usr/bin/dash", "-c", CHANGE + code]) == (status, False)
+
+
+def test_the_modes_may_be_those_of_another_in_the_pipeline(who):
+    """A pager behind it has set them for itself."""
+    argv = ["hako-run", *SYSTEM, "--env=PATH=/usr/bin", str(who.box), "/usr/bin/dash", "-c", CHANGE]
+    assert changed_by(who, argv, stdout=subprocess.DEVNULL) == (0, True)
+
+
+def test_the_modes_are_put_back_behind_what_enters(who, place):
+    argv = who.sandbox("/bin/sh", "-c", "read x", options=[*SYSTEM, f"--pid-file={place}/pid", "--proc"])
+    process = who.start(*argv, stdin=subprocess.PIPE)
+    while not (place / "pid").exists():
+        assert process.poll() is None
+    enter = ["hako-enter", "--fork", "--env=PATH=/usr/bin", (place / "pid").read_text().strip()]
+    try:
+        assert changed_by(who, [*enter, "/usr/bin/dash", "-c", CHANGE]) == (0, False)
+    finally:
+        process.communicate("x\n")

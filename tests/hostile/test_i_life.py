@@ -1,0 +1,57 @@
+"""I: whoever is killed, whenever: nothing is left, and in every way that waits."""
+
+import random
+import signal
+import time
+
+import pytest
+from test_run_life import alive, gone, mark, up  # noqa: F401  mark is a fixture
+
+from conftest import DEADLINE
+
+
+def test_an_init_that_is_starved_does_what_it_has_to(way, mark):  # noqa: F811
+    """PROG may have its uid, and take its limits and its priority away."""
+    done = way.site.who.run(*way.words(way.site, ["/bin/probe", "starve", mark]))
+    if "hako-enter" in way.name:  # what it enters for has been killed, and that is the end of the sandbox
+        assert done.returncode in (7, 128 + signal.SIGKILL)
+    else:
+        assert (done.returncode, done.stdout) == (7, "left\n")
+    assert gone(mark)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
+def test_the_end_of_the_supervisor_is_the_end_of_all(way, mark, number):  # noqa: F811
+    argv = way.words(way.site, ["/bin/probe", "stay", mark])
+    process = way.site.who.start(*argv)
+    assert up(process) == "up\n"
+    assert len(alive(mark)) >= 3
+    process.send_signal(number)
+    process.communicate(timeout=DEADLINE)
+    assert process.returncode == (-number if number == signal.SIGKILL else 128 + number)
+    assert gone(mark)
+
+
+@pytest.mark.long
+@pytest.mark.alone
+def test_at_any_moment(way, mark):  # noqa: F811
+    argv = way.words(way.site, ["/bin/probe", "stay", mark])
+    for _ in range(40):
+        process = way.site.who.start(*argv)
+        time.sleep(random.random() * 0.15)
+        process.kill()
+        process.communicate(timeout=DEADLINE)
+        assert gone(mark)
+
+
+def test_what_prog_leaves_behind_goes_with_it(way, mark):  # noqa: F811
+    """And holds up nobody who reads to the end."""
+    done = way.site.who.run(*way.words(way.site, ["/bin/probe", "leave", mark]))
+    assert (done.returncode, done.stdout) == (7, "left\n")
+    assert gone(mark)
+
+
+def test_a_signal_of_prog_is_told(way):
+    done = way.site.who.run(*way.words(way.site, ["/bin/probe", "die"]))
+    assert done.returncode == 128 + signal.SIGSEGV
