@@ -58,6 +58,11 @@ patterns: $(VENV)/made
 	mv hako/patterns.new hako/patterns.py
 	PYTHONPATH=. $(VENV)/bin/python3 tools/make_profiles.py hako/profiles/compiled
 
+# The page of the library, from its docstrings.
+reference: $(VENV)/made
+	PYTHONPATH=. $(VENV)/bin/python3 tools/make_reference.py > man/hako.new
+	mv man/hako.new man/hako.3
+
 completions: $(if $(filter $(VENV)/%,$(GENERATOR)),$(VENV)/made)
 	PYTHONPATH=$(CURDIR) $(GENERATOR) tools/make_completions.py $(BUILD)/completions
 
@@ -120,7 +125,7 @@ install: all install-files
 
 # All that is hako's own: who makes a package says where LIBRARY is, and has docopt and prctl there.
 install-files: completions
-	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 5 7))
+	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(LIBRARY)/hako/commands $(addprefix $(PREFIX)/share/man/man,1 3 5 7))
 	install -m 644 hako/*.py hako/py.typed $(DESTDIR)$(LIBRARY)/hako
 	install -m 644 hako/commands/*.py $(DESTDIR)$(LIBRARY)/hako/commands
 	for place in . groups compiled; do install -d $(DESTDIR)$(LIBRARY)/hako/profiles/$$place || exit 1; done
@@ -154,4 +159,4 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns completions html demo check check-hostile hostile-table check-vm check-packages check-faults soak deb bench fuzz install install-files uninstall clean
+.PHONY: all patterns reference completions html demo check check-hostile hostile-table check-vm check-packages check-faults soak deb bench fuzz install install-files uninstall clean

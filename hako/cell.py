@@ -81,15 +81,16 @@ class Slot:
     entry     address of the steps of the init once it has its order
     setup     steps.Arena of the set-up
     orders    that of an order
+    prog      address of the pid that PROG has got, if it has been made
     """
 
     __slots__ = (
-        *("ends", "entry", "fails", "inner", "message", "names", "orders", "record", "region", "setup"),
-        *("socket", "status", "usage"),
+        *("ends", "entry", "fails", "inner", "message", "names", "orders", "prog", "record", "region"),
+        *("setup", "socket", "status", "usage"),
     )
 
     def __init__(self, region, start):
-        self.region, self.names = region, {}
+        self.region, self.names, self.prog = region, {}, None
         self.inner, self.socket = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         arena = steps.Arena(region, start, start + SETUP)
         self.record, self.status, self.usage = arena.space(RECORD.size), arena.space(8), arena.space(USAGE.size)
@@ -128,11 +129,15 @@ class Slot:
         import marshal
 
         for step, found in marshal.loads(names).items():
-            self.names[self.record + step] = found
+            self.names[self.record + step if step >= 0 else -step] = found
 
     def wait_status(self):
         """The wait status of PROG."""
         return self.unpack(STATUS, self.status)[0]
+
+    def has_made_prog(self):
+        """Whether PROG has become its program, or has failed."""
+        return self.prog is not None and self.unpack(STATUS, self.prog)[0] != 0
 
     def used(self):
         """What all in there but the init have used: user seconds, system seconds, peak resident bytes."""
@@ -161,8 +166,9 @@ def set_up(slot, plan, own=None):
     if own is not None:
         own(made)
     made.ready(kernel.chdir_call("/"))
-    made.call("setsid", error=steps.ON)  # who leads a session already has one
-    made.call("keyctl", 1, what="keyctl KEYCTL_JOIN_SESSION_KEYRING", error=steps.ON)  # a kernel without keys has none
+    made.call("setsid")
+    if kernel.has_keys():
+        made.call("keyctl", 1, what="keyctl KEYCTL_JOIN_SESSION_KEYRING")
     made.call("rt_sigprocmask", 2, made.arena.words(0), None, 8)
     if own is None:
         put_calls(made, kernel.bounding_calls(plan.capabilities()))
@@ -197,7 +203,7 @@ def init_program(slot):
         made.call("prctl", PR_SET_NAME, b"hako-init")
         made.call("close_range", 2**32 - 2, 2**32 - 2, zero=waiting.first)  # go to
 
-    return steps.program(put, slot.fails, slot.record)
+    return steps.program(put, slot.fails, slot.record, slot.names)
 
 
 def put_wait(made, slot):
@@ -326,7 +332,8 @@ def put_init(slot, plan, prog):
     init.call("close_range", 0, 2**32 - 1)
     init.ready(kernel.prctl_call("SET_PDEATHSIG", kernel.SIGKILL))
     wait = init.call("wait4", -1, slot.status, 0, None, until=1)
-    init.redirect(made, into=steps.until(wait))
+    slot.prog = steps.until(wait)
+    init.redirect(made, into=slot.prog)
     init.call("getrusage", -1, slot.usage)
     init.call("exit_group", 0)
 

@@ -7,7 +7,7 @@ from _collections import deque
 
 from hako import build, cell, group, guard, identity, kernel, steps, zygote
 from hako import plan as plans
-from hako.failure import Failure
+from hako.failure import Failure, line_of, refused
 from hako.loop import Loop
 
 MOST_ZYGOTES = 16  # of plans of which none is used now
@@ -16,6 +16,7 @@ MOST_SLOTS = 200  # of a zygote: their numbers are bytes
 DESCRIPTORS = 2**16  # as many as this process may want
 FILES, MESSAGE = 253, 2**16
 ESRCH = 3
+GONE = (32, 104)  # EPIPE and ECONNRESET
 CAP_KILL = 5
 REFUSED = (1, 28, 87)  # EPERM, ENOSPC and EUSERS of clone3: no user namespace
 SOON = 0.005  # seconds until the next attempt to remove a cgroup
@@ -45,8 +46,10 @@ class Cell:
         data = b"".join(fd.to_bytes(4, "little") for fd in files)
         try:
             self.slot.socket.sendmsg([b"o"], [(1, cell.RIGHTS, data)], kernel.MSG_NOSIGNAL)
-        except OSError:
-            pass  # it has ended, and tells why
+        except OSError as err:
+            if err.errno not in GONE:
+                raise refused("sendmsg", err.errno) from err
+            # It has ended, and tells why.
         return records
 
     def kill(self):
@@ -104,14 +107,20 @@ class Zygote:
         self.slots = [cell.Slot(self.region, number * cell.SIZE) for number in range(count)]
         self.free, self.making, self.spares, self.waiting = deque(range(count)), deque(), deque(), deque()
         self.control, inner = kernel.socketpair()
-        ids = engine.ids(of)
         flags = kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS
         flags |= 0 if "uts" in of.box.share else kernel.CLONE_NEWUTS
-        self.pid, self.pidfd = engine.clone(flags)
-        if not self.pid:
-            zygote.be(of, parts, ids, inner, self.slots)
-        os.close(inner)
-        engine.map_ids(self.pid, ids, self.control)
+        try:
+            ids = engine.ids(of)
+            self.pid, self.pidfd = engine.clone(flags)
+            if not self.pid:
+                zygote.be(of, parts, ids, inner, self.slots)
+            engine.map_ids(self.pid, self.pidfd, ids, self.control)
+        except (Failure, OSError):
+            os.close(self.control)
+            self.let_go()
+            raise
+        finally:
+            os.close(inner)
         engine.loop.watch(self.control, self.hear)
 
     def take(self, job):
@@ -141,7 +150,7 @@ class Zygote:
         try:
             os.write(self.control, bytes([number]))
         except OSError:
-            pass  # it has died, which shows soon
+            kernel.pidfd_send_signal(self.pidfd, kernel.SIGKILL)  # it has died, or cannot be asked; that shows soon
 
     def hear(self):
         """Take what it says."""
@@ -164,7 +173,14 @@ class Zygote:
         """Take the cell of the init PID, the next of those that it was to make."""
         slot = self.slots[self.making.popleft()]
         self.live += 1
-        made = Cell(self.engine, slot, pid, kernel.pidfd_open(pid), self)
+        try:
+            pidfd = kernel.pidfd_open(pid)
+        except Failure as err:
+            os.kill(pid, kernel.SIGKILL)
+            os.waitpid(pid, 0)
+            self.give_up(slot, err)
+            return
+        made = Cell(self.engine, slot, pid, pidfd, self)
         if self.waiting:
             self.waiting.popleft().go(made)
         else:
@@ -177,8 +193,11 @@ class Zygote:
             return
         if spare in self.spares:
             self.spares.remove(spare)
-        failure = spare.slot.failure() or Failure("the init of a sandbox was killed")
-        self.put_back(spare.slot)
+        self.give_up(spare.slot, spare.slot.failure() or Failure("the init of a sandbox was killed"))
+
+    def give_up(self, slot, failure):
+        """The cell in SLOT, which had no job, is gone because of FAILURE: tell the next job."""
+        self.put_back(slot)
         if self.waiting:
             self.waiting.popleft().fail(str(failure))
         else:
@@ -285,20 +304,25 @@ class Engine:
         of = job.plan
         try:
             parts = plans.split(of.box, of.capabilities()) if self.warm else None
-            if parts is None:
-                job.go(self.make_alone(job))
-                return
-            one = self.zygotes.get(of)
-            if one is None:
-                self.make_room()
-                one = Zygote(self, of, parts)
-            else:
-                del self.zygotes[of]
-            self.zygotes[of] = one  # the last one that was used comes last
-        except Failure as err:
-            job.fail(str(err))
+            made = self.make_alone(job) if parts is None else self.zygote_of(of, parts)
+        except (Failure, OSError) as err:
+            job.fail(line_of(err))
             return
-        one.take(job)
+        if parts is None:
+            job.go(made)
+        else:
+            made.take(job)
+
+    def zygote_of(self, of, parts):
+        """The Zygote of the plan OF, whose mounts are in PARTS."""
+        one = self.zygotes.get(of)
+        if one is None:
+            self.make_room()
+            one = Zygote(self, of, parts)
+        else:
+            del self.zygotes[of]
+        self.zygotes[of] = one  # the last one that was used comes last
+        return one
 
     def try_again(self, job):
         """Give JOB, whose zygote was killed, a cell of another; but not for ever."""
@@ -324,13 +348,17 @@ class Engine:
     def make_alone(self, job):
         """A Cell for JOB that is built from the beginning."""
         of = job.plan
+        ids = self.ids(of)
         slot = self.free.pop() if self.free else cell.Slot(steps.Region(cell.SIZE), 0)
         slot.clear()
-        ids = self.ids(of)
-        pid, pidfd = self.clone(build.namespaces(of.box))
-        if not pid:
-            zygote.be_alone(of, ids, slot, job.layers)
-        self.map_ids(pid, ids, slot.socket.fileno())
+        try:
+            pid, pidfd = self.clone(build.namespaces(of.box))
+            if not pid:
+                zygote.be_alone(of, ids, slot, job.layers)
+            self.map_ids(pid, pidfd, ids, slot.socket.fileno())
+        except (Failure, OSError):
+            self.put_back(slot)
+            raise
         return Cell(self, slot, pid, pidfd)
 
     def put_back(self, slot):
@@ -359,11 +387,21 @@ class Engine:
             raise Failure(f"{err}{hint}", errno=err.errno) from err
 
     @staticmethod
-    def map_ids(pid, ids, control):
-        """Map IDS in the user namespace of process PID, if that is for this process to do, and tell it by CONTROL."""
-        if ids.writer == "caller":
+    def map_ids(pid, pidfd, ids, control):
+        """Map IDS in the user namespace of process PID, if that is for this process to do, and tell it by CONTROL.
+
+        If that fails, it is the end of the process, whose pidfd is PIDFD.
+        """
+        if ids.writer != "caller":
+            return
+        try:
             build.write_id_maps(pid, ids)
             os.write(control, b"m")
+        except (Failure, OSError):
+            kernel.pidfd_send_signal(pidfd, kernel.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(pidfd)
+            raise
 
     def new_group(self, limits, wanted):
         """A new group.Group for the Limits LIMITS, with the controllers WANTED if they are to be had; or None."""
@@ -373,6 +411,8 @@ class Engine:
         key = (*needed, None, *wanted, None, limits.parent)
         if key not in self.places:
             self.places[key] = group.find(needed, wanted, limits.parent)
+            if self.places[key] is not None:
+                group.clean(self.places[key][0])
         if self.places[key] is None:
             return None
         made = group.make(*self.places[key], needed)

@@ -5,7 +5,7 @@ import resource
 import time
 
 from hako import cell, kernel, meter, report, supervise, verdict
-from hako.failure import Failure, call
+from hako.failure import Failure, call, line_of
 
 MESSAGE = 2**16
 EAGAIN = 11
@@ -23,12 +23,13 @@ class Job:
     figures    controllers without which figures would be missing
     changes    whether to list what changed in the overlay; then the list, bytes, a line of JSON each
     layers     the overlay.Layers, or None
+    killed     whether it was to end before it did
     report     the report.Report, once it is over
     """
 
     __slots__ = (
-        *("began", "cell", "changes", "counters", "disks", "draining", "engine", "figures", "inside", "layers"),
-        *("limits", "order", "own", "passed", "peak", "plan", "records", "report", "silent"),
+        *("began", "cell", "changes", "counters", "disks", "draining", "engine", "figures", "inside", "killed"),
+        *("layers", "limits", "order", "own", "passed", "peak", "plan", "records", "report", "silent"),
         *("sinks", "start_time", "state", "status", "text", "timer", "tries", "user", "verdict", "watched"),
     )
 
@@ -37,7 +38,7 @@ class Job:
         self.sinks, self.inside, self.passed, self.disks, self.watched = [], [], [], [], {}
         self.cell = self.own = self.counters = self.verdict = self.layers = self.report = self.order = None
         self.timer = self.text = self.peak = self.user = self.status = self.engine = None
-        self.tries, self.records, self.state, self.silent = 0, (), "new", False
+        self.tries, self.records, self.state, self.silent, self.killed = 0, (), "new", False, False
         self.draining = set()
         self.start_time, self.began = time.time(), time.monotonic()
 
@@ -58,8 +59,8 @@ class Job:
             self.open_layers()
             self.join_group()
             self.counters = self.make_counters()
-        except Failure as err:
-            self.fail(str(err))
+        except (Failure, OSError) as err:
+            self.fail(line_of(err))
             return
         self.verdict = verdict.Verdict(self.limits, self.counters, self.began)
         for fd, (events, function) in self.counters.files.items():
@@ -208,6 +209,7 @@ class Job:
     def kill(self):
         """End PROG and all that it started."""
         if self.cell is not None:
+            self.killed = True
             self.cell.kill()
         elif self.state in ("new", "waiting"):
             self.engine.withdraw(self)
@@ -241,6 +243,8 @@ class Job:
             self.verdict.used = tuple(used)
         elif os.WIFSIGNALED(status):
             self.status = kernel.SIGKILL
+            if not (self.killed or slot.has_made_prog()):
+                self.text = self.text or "the process that makes the sandbox was killed"
         else:
             self.text = self.text or "the init of the sandbox has failed"
         self.cell = None
@@ -279,9 +283,8 @@ class Job:
 
     def close_passed(self):
         """Close what PROG has now."""
-        for fd in self.passed:
-            os.close(fd)
-        self.passed.clear()
+        while self.passed:
+            os.close(self.passed.pop())
 
     def conclude(self):
         """Tell how it ended, once all is passed on."""
@@ -341,44 +344,55 @@ class Job:
         if layers.upper is None and layers.work is None:
             layers.close()
             return False
-        with call("memfd_create"):
-            listing = os.memfd_create("changes", os.MFD_CLOEXEC)
         wanted = self.changes and self.status is not None
-        pid, pidfd = kernel.clone3(0)
+        try:
+            with call("memfd_create"):
+                listing = os.memfd_create("changes", os.MFD_CLOEXEC)
+            pid, pidfd = kernel.clone3(0)
+        except Failure as err:
+            self.text = self.text or str(err)
+            layers.close()
+            return False
         if not pid:
-            read(layers, self.user, listing if wanted else None)
+            read(layers, self.user, listing, wanted)
         layers.close()
 
         def end():
             self.engine.loop.forget(pidfd)
             os.close(pidfd)
-            if os.waitpid(pid, 0)[1]:
-                self.text = self.text or "the changes cannot be read"
+            failed = os.waitpid(pid, 0)[1] != 0
             with open(listing, "rb") as file:
                 file.seek(0)
                 self.changes = file.read()
+            if failed:
+                why, self.changes = os.fsdecode(self.changes), b""
+                self.text = self.text or why or "who reads the changes was killed"
             self.conclude()
 
         self.engine.loop.watch(pidfd, end)
         return True
 
 
-def read(layers, user, listing):
-    """Write the changes in LAYERS to the descriptor LISTING, if there is one; remove the work directory. Never return.
+def read(layers, user, listing, wanted):
+    """Write the changes in LAYERS, if they are WANTED, to the descriptor LISTING; remove the work directory.
 
-    USER is the descriptor of their user namespace, or None if there never was one.
+    USER is the descriptor of their user namespace, or None if there never was
+    one. Never return: the status is not 0 if it failed, and LISTING says why then.
     """
     status = 1
     try:
         if user is not None:
             kernel.setns(user, kernel.CLONE_NEWUSER, "user namespace of the sandbox")
         layers.remove_work()
-        if listing is not None and layers.upper is not None:
+        if wanted and layers.upper is not None:
             from hako.changes import LayerReader
 
             with open(listing, "wb", closefd=False) as file:
                 for change in LayerReader(layers).changes():
                     file.write(change.line())
         status = 0
+    except (Failure, OSError) as err:
+        os.ftruncate(listing, 0)
+        os.pwrite(listing, os.fsencode(line_of(err)), 0)
     finally:
         os._exit(status)

@@ -522,6 +522,16 @@ def set_ids_calls(uid, gid):
     return calls if uid is None else [*calls, _ready("setresuid", uid, uid, uid, uid)]
 
 
+def has_keys():
+    """Whether this kernel has keys, and session keyrings. See keyctl(2)."""
+    KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING = 0, -3
+    try:
+        _call("keyctl", "KEYCTL_GET_KEYRING_ID", KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0)
+    except Failure as err:
+        return err.errno != ENOSYS
+    return True
+
+
 def join_session_keyring():
     """Join a new, empty session keyring; nothing to leave on a kernel without keys. See keyctl(2)."""
     KEYCTL_JOIN_SESSION_KEYRING = 1

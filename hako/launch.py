@@ -144,8 +144,8 @@ class Launch:
 
         What fails of that keeps nothing else from going.
         """
-        self.entry.remove()
         modes.put_back()
+        self.entry.remove()
         try:
             if self.pasta:
                 self.pasta.end()

@@ -3,6 +3,12 @@
 What is asked for is carried out by a worker, a small process that is started
 once: the caller is never forked, however large it is and however many threads
 it has. An option means what it means to the command that has it.
+
+The worker is started when something is run for the first time, with the
+environment of that moment: what a policy passes on of it is from there. It
+ends with the caller, in whatever way that ends, and with it all that runs. A
+fork of the caller starts its own. At most 100 programs of run(), popen() and
+stream() run at once; more wait for their turn, and their time runs already.
 """
 
 from __future__ import annotations
@@ -426,11 +432,15 @@ def absolute(options: dict[str, Any]) -> None:
             spec if spec.startswith("/") or not spec else f"{os.getcwd()}/".replace(":", r"\:") + spec
             for spec in options["mounts"]
         )
-    for name in ("policy", "seccomp"):
-        if "/" in options.get(name, "") or options.get(name, "").endswith(".toml"):
-            options[name] = os.path.abspath(options[name])
+    if "/" in options.get("policy", "") or options.get("policy", "").endswith(".toml"):
+        options["policy"] = os.path.abspath(options["policy"])
     if "/" in options.get("network", ""):
         options["network"] = beyond(options["network"])
+    if options.get("seccomp", "none") != "none":
+        from hako import rules
+
+        if not rules.is_profile(options["seccomp"]):  # what has no slash may be a file
+            options["seccomp"] = beyond(options["seccomp"])
 
 
 def beyond(path: str) -> str:

@@ -4,7 +4,8 @@ from hako import kernel, sandbox, start
 from hako.failure import Failure
 from hako.limits import Limits
 
-CAP_SYS_ADMIN = kernel.CAP_SYS_ADMIN
+CAP_SYS_PTRACE = 19
+PRYING = {kernel.CAP_SYS_ADMIN, CAP_SYS_PTRACE}  # capabilities with which PROG could look behind
 
 
 class Plan:
@@ -71,10 +72,11 @@ def split(box, capabilities):
     """What a zygote makes for many of the sandbox.Sandbox BOX, and what each makes for itself: two lists of mounts.
 
     None: it cannot be split. CAPABILITIES are PROG's, numbers: with
-    CAP_SYS_ADMIN it could look below its own /proc, where the zygote's is.
+    CAP_SYS_ADMIN it could look below its own /proc, where the zygote's is, and with CAP_SYS_PTRACE into
+    its init, which has memory in common with the zygote and with other sandboxes.
     """
     alone = box.overlay or box.setup or (box.target is None and box.writable) or box.ids is not None
-    if alone or CAP_SYS_ADMIN in capabilities or box.network not in ("none", "host"):
+    if alone or PRYING & set(capabilities) or box.network not in ("none", "host"):
         return None
     shared, own, places = [], [], []
     for mount in box.mounts:

@@ -76,7 +76,7 @@ def profile(name):
     return built_in(PROFILES, name)
 
 
-def is_profile(name):
+def is_profile(name: str) -> bool:
     """Whether there is a built-in profile NAME."""
     return "/" not in name and not name.startswith(".") and os.path.exists(os.path.join(PROFILES, f"{name}.kafel"))
 

@@ -112,9 +112,15 @@ def answer(engine, data):
         os._exit(0 if err.inside else 1)
     except Failure as err:
         core.say(f"hako-task: {err}")
-        core.write_all(1, task.line({"status": "internalError", "description": str(err)}), "stdout")
+        core.write_all(1, task.line(failed(err, wanted)), "stdout")
         os._exit(1)
     engine.submit(task.Task(of, wanted, respond, patient=True))
+
+
+def failed(err, wanted):
+    """The response to the request.Request WANTED for which there is no plan, by the Failure ERR."""
+    found = {"status": "internalError", "description": str(err)}
+    return found if wanted.id is None else {**found, "id": wanted.id}
 
 
 class Client:
@@ -131,12 +137,13 @@ class Client:
     pending   what is to be written to sink
     size      bytes of answers that are not written
     closed    whether it sends no more
+    lost      why it cannot be read or written, or None
     gone      whether it takes no more
     done      how many requests are answered
     """
 
     __slots__ = (
-        *("begun", "closed", "done", "engine", "gone", "on_end", "order", "ordered", "pending", "plans"),
+        *("begun", "closed", "done", "engine", "gone", "lost", "on_end", "order", "ordered", "pending", "plans"),
         *("scanned", "sink", "size", "source", "taking", "tasks", "told", "waits"),
     )
 
@@ -144,7 +151,7 @@ class Client:
         self.engine, self.plans, self.on_end, self.ordered, self.told = engine, plans, on_end, ordered, told
         self.source, self.sink, self.waits = source, sink, waits
         self.begun, self.scanned, self.tasks, self.order = bytearray(), 0, set(), deque()
-        self.pending, self.size, self.done = deque(), 0, 0
+        self.pending, self.size, self.done, self.lost = deque(), 0, 0, None
         self.closed = self.gone = self.taking = False
         self.watch_sink()
         self.go_on()
@@ -186,8 +193,8 @@ class Client:
             piece = os.read(self.source, PIECE)
         except BlockingIOError:
             return
-        except OSError:
-            piece = b""  # a client that vanishes
+        except OSError as err:
+            self.lost, piece = f"read stdin: {err.strerror}", b""  # a client that vanishes
         if not piece:
             self.closed = True
             self.begun += b"\n" if self.begun else b""
@@ -217,23 +224,26 @@ class Client:
             self.answer(task.invalid(err), place)
             return
         except Failure as err:
-            found = {"status": "internalError", "description": str(err)}
-            self.answer(found if wanted.id is None else {**found, "id": wanted.id}, place)
+            self.answer(failed(err, wanted), place)
             return
         one = task.Task(of, wanted, lambda response, one: self.answer(response, place, one))
         self.tasks.add(one)
         self.engine.submit(one)
 
     def answer(self, response, place, one=None):
-        """Write RESPONSE, to the task ONE, if there was one; PLACE is its in the order."""
+        """Write RESPONSE, a dictionary, to the task ONE, if there was one; PLACE is its in the order."""
+        self.answer_by(task.line(response), place, one)
+
+    def answer_by(self, line, place, one=None):
+        """The same, of the response as a LINE."""
         self.tasks.discard(one)
         self.done += 1
         if self.told is not None:
             self.told(self)
         if self.gone:
             return
-        place[0] = task.line(response)
-        self.size += len(place[0])
+        place[0] = line
+        self.size += len(line)
         if not self.ordered:
             self.pending += place
         while self.order and self.order[0][0] is not None:
@@ -254,8 +264,8 @@ class Client:
                     self.pending[0] = data[count:]
         except BlockingIOError:
             pass
-        except OSError:
-            self.leave()
+        except OSError as err:
+            self.leave(f"write stdout: {err.strerror}")
             return
         self.watch_sink()
 
@@ -272,12 +282,13 @@ class Client:
         if self.pending:
             self.write()
             self.go_on()
-        else:
-            self.leave()
+        elif has_nobody(self.sink):  # else all was written since it was ready
+            self.leave("write stdout: nobody reads")
 
-    def leave(self):
-        """It takes no more: end what it wanted."""
+    def leave(self, why):
+        """It takes no more, for the reason WHY: end what it wanted."""
         self.gone = self.closed = True
+        self.lost = why
         for held in (self.pending, self.order, self.begun):
             held.clear()
         self.size = 0
@@ -288,6 +299,13 @@ class Client:
             one.stop()
         self.tasks.clear()
         self.go_on()
+
+
+def has_nobody(fd):
+    """Whether the other end of FD is closed."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return bool(poll.poll(0))
 
 
 def stream(jobs, ordered, progress):
@@ -306,8 +324,8 @@ def stream(jobs, ordered, progress):
             if shown is not None:
                 shown.end(client.done)
             engine.close()
-            if client.gone:
-                core.fail("hako-task: write stdout: nobody reads", core.FAILED)
+            if client.lost is not None:
+                core.fail(f"hako-task: {client.lost}", core.FAILED)
             os._exit(0)
 
         told = None if shown is None else lambda client: shown.tell(client.done)

@@ -217,25 +217,26 @@ class Machine:
         # From a file that is never mapped writable: so it is allowed where writable code is not (PR_SET_MDWE).
         with call("memfd_create"):
             fd = memory_file("hako-steps")
+        with call("write memfd"):
             os.write(fd, CODE)
         address = kernel.mmap_code(fd, len(CODE))
         os.close(fd)
         self.clone, self.go = foreign.function(address), foreign.function(address + GO)
 
 
-def program(put, fails, record):
+def program(put, fails, record, names):
     """A descriptor, close-on-exec, of a program that carries out the steps that PUT puts into the Steps it gets.
 
     It is as small as a program can be: one segment, with CODE and the steps;
-    the memory of whoever executes it is gone. FAILS and RECORD as of Steps: what
-    fails before a step has mapped those dies of it. See elf(5).
+    the memory of whoever executes it is gone. FAILS, RECORD and NAMES as of Steps:
+    what fails before a step has mapped those dies of it. See elf(5).
     """
     with call("memfd_create"):
         fd = memory_file("hako-init")
     head = 64 + 2 * 56
     region = Buffer(BASE, 4096)
     arena = Arena(region, head + TABLE, 4096)
-    put(Steps(arena, ROOM, fails, record, {}))
+    put(Steps(arena, ROOM, fails, record, names))
     region.bytes[head : head + TABLE] = CODE
     ident = b"\x7fELF\2\1\1".ljust(16, b"\0")
     entry = BASE + head + START

@@ -17,7 +17,7 @@ import sys
 import hako
 from hako import build, cell, guard, identity, kernel, program, sandbox, steps, supervise
 from hako import plan as plans
-from hako.failure import FAILED, Failure, call, refused, show
+from hako.failure import FAILED, Failure, call, line_of, refused, show
 
 NODEV = kernel.MS_NOSUID | kernel.MS_NODEV
 NOEXEC = NODEV | kernel.MS_NOEXEC
@@ -101,19 +101,25 @@ def tell(made, control, layers):
 
 
 def named_steps(slot):
-    """What the steps of SLOT's set-up are, by how far from its record they lie, for another process."""
+    """What the steps of SLOT's set-up are, by how far from its record they lie, for another process.
+
+    Those of the program that an init becomes, which is at the same place for all: by minus their address.
+    """
     import marshal
 
     end = slot.region.address + slot.setup.end
-    return marshal.dumps({step - slot.record: found for step, found in slot.names.items() if step < end})
+    first = slot.record
+    named = {step - first if step >= first else -step: found for step, found in slot.names.items() if step < end}
+    return marshal.dumps(named)
 
 
 def stop(control, err):
     """Send ERR through CONTROL, and end."""
     if not isinstance(err, (Failure, OSError, MemoryError)):
         sys.excepthook(type(err), err, err.__traceback__)
+    line = line_of(err) if isinstance(err, (Failure, OSError)) else str(err) or type(err).__name__
     try:
-        os.write(control, STOPPED + os.fsencode(str(err) or type(err).__name__)[:4000])
+        os.write(control, STOPPED + os.fsencode(line)[:4000])
     except OSError:
         pass
     os._exit(FAILED)

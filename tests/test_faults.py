@@ -4,7 +4,8 @@ Each case is run once under tests/faults/tracer.c, which lists the calls that th
 processes of hako make up to PROG's exec; then once for each of these calls, for
 each way in which it can go wrong. PROG is tests/faults/probe.c, which tells
 all that it is under: it does not run, or runs under everything, and nothing in
-between. `make check-faults` does that, for some hours; `make check` takes
+between. hako-task is asked for it in JSON, and answers every request whatever
+goes wrong, unless it cannot go on itself. `make check-faults` does that, for some hours; `make check` takes
 every HAKO_FAULTS-th of the calls, and those that once were handled wrongly.
 """
 
@@ -66,6 +67,12 @@ ONCE = [
     ("limit", "0", "openat", "memory.memsw.limit_in_bytes", 0),
     ("limit-time", "0", "poll", "", -1),
     ("enter", "0", "newfstatat", "", 0),
+    ("task", "0.0", "setsid", "", 0),
+    ("task", "0.0", "keyctl", "", -1),
+    ("task", "0", "sendmsg", "", 0),
+    ("task-overlay", "0.1", "unlinkat", "", -1),
+    ("task-stream", "0", "pidfd_open", "", 0),
+    ("task-stream", "0.0.1", "prctl", "", -1),
 ]
 
 
@@ -101,11 +108,11 @@ class Fault:
 
 
 class Outcome:
-    """How a run ended: RECORD, the lines of the tracer; OUT and ERR, what was written."""
+    """How a run ended: RECORD, the lines of the tracer; OUT and ERR, what was written; FILES, {name: text} of DESTS."""
 
-    def __init__(self, record, out, err):
+    def __init__(self, record, out, err, files):
         self.lines = [line.split() for line in record.splitlines()]
-        self.out, self.err = out, err
+        self.out, self.err, self.files = out, err, files
         ends = [int(words[0]) for words in self.told("exit")] + [-int(words[0]) for words in self.told("signal")]
         self.status = ends[0] if ends else None
 
@@ -117,12 +124,24 @@ class Outcome:
         """The calls that were made."""
         return [Call(*words) for words in self.told("call")]
 
+    def answers(self):
+        """The responses of hako-task; ValueError if a line is none."""
+        found = [json.loads(line) for line in self.out.splitlines()]
+        if self.out and not self.out.endswith("\n"):
+            raise ValueError("half a line")
+        return found
+
 
 class Stage:
-    """Where a case is run: WHO runs it, in the directory PLACE; the TRACER and the PROBE are programs."""
+    """Where a case is run: WHO runs it, in the directory PLACE; the TRACER and the PROBE are programs.
+
+    inmate     the pid of a process in a sandbox, or None
+    requests   what hako-task is asked for
+    """
 
     def __init__(self, who, place, tracer, probe):
-        self.who, self.place, self.tracer, self.probe, self.inmate = who, place, tracer, probe, None
+        self.who, self.place, self.tracer, self.probe = who, place, tracer, probe
+        self.inmate, self.requests = None, ()
         self.keyring = LIBRARY.syscall(KEYCTL, 0, -3, 0)  # KEYCTL_GET_KEYRING_ID of the session
         self.before = self.files()
 
@@ -137,12 +156,15 @@ class Stage:
     def run(self, argv, fault=None):
         """Run ARGV, with the FAULT if there is one; return the Outcome."""
         record = self.place / "record"
+        for name in os.listxattr(self.place / "upper"):
+            os.removexattr(self.place / "upper", name)  # a mark of the overlay that was there before
         ours, theirs = os.pipe()
         argv = [str(os.fstat(theirs).st_ino) if word == "STDOUT" else word for word in argv]
         what = ("0", "0", "nothing", "0") if fault is None else fault.words()
+        source = self.input()
         process = subprocess.Popen(
             [self.tracer, record, *what, str(MARK), str(int(10 * SLOW)), *self.who.command(argv)],
-            stdin=subprocess.DEVNULL,
+            stdin=source,
             stdout=theirs,
             stderr=subprocess.PIPE,
             env=self.who.env,
@@ -150,13 +172,22 @@ class Stage:
             pass_fds=(PROGRAM,),
         )
         os.close(theirs)
+        os.close(source)
         _, err = process.communicate(timeout=DEADLINE)
         with open(ours, "rb") as file:
             out = file.read()
         assert process.returncode == 0, err
         text = record.read_text()
         record.unlink()
-        return Outcome(text, out.decode(), err.decode())
+        files = {name: (self.place / name).read_bytes().decode("latin-1") for name in DESTS & self.files()}
+        return Outcome(text, out.decode(), err.decode(), files)
+
+    def input(self):
+        """A descriptor of the requests, a line each."""
+        fd = os.memfd_create("requests")
+        os.write(fd, "".join(json.dumps(request) + "\n" for request in self.requests).encode())
+        os.lseek(fd, 0, os.SEEK_SET)
+        return fd
 
     def cgroups(self):
         """The cgroups that were left."""
@@ -177,10 +208,12 @@ class Case:
     control    the exit status without a fault
     cgroups    whether cgroups of the caller's own are needed
     inmate     whether a sandbox is to be there
+    requests   makes of a stage the requests of hako-task
     """
 
-    def __init__(self, argv, *commands, control=STATUS, cgroups=False, inmate=False):
+    def __init__(self, argv, *commands, control=STATUS, cgroups=False, inmate=False, requests=None):
         self.argv, self.commands, self.control, self.cgroups, self.inmate = argv, commands, control, cgroups, inmate
+        self.requests = requests
 
 
 def run(*options, directories=("/", "/bin"), program=PROGRAM):
@@ -221,9 +254,44 @@ def policy(name):
     return argv
 
 
+def task(*options, cgroups=False, requests):
+    """The case of hako-task with OPTIONS that is asked for each of REQUESTS."""
+
+    def made(stage):
+        return [request_of(stage, number, **request) for number, request in enumerate(requests)]
+
+    return Case(lambda _: ["hako-task", *options], "hako-task", control=0, cgroups=cgroups, requests=made)
+
+
+def request_of(stage, number, **more):
+    """The request of that NUMBER, with MORE: the probe in the box, and a dest for each of its streams."""
+    binds = {"type": "bind", "src": str(stage.probe), "dest": "/bin/probe", "ro": True}
+    fresh = [
+        {"type": kind, "dest": f"/{place}"} for kind, place in (("proc", "proc"), ("dev", "dev"), ("tmpfs", "tmp"))
+    ]
+    words = stage.words("/", "/dev", "/tmp", "/bin", program=-1)
+    request = {
+        **{"id": number, "cmd": ["/bin/probe", *words], "env": ["A=b"], "chroot": str(stage.who.box)},
+        **{"mounts": [binds, *fresh], "timeLimit": 1000 * SLOW, "limits": {"nofile": 500}, **more},
+    }
+    return json.loads(json.dumps(request).replace("PLACE", str(stage.place)))
+
+
 FILES = "--pid-file=PLACE/pid", "--report=PLACE/report"
 ALL_LIMITS = "--memory=256M", "--pids=50", "--time=30", "--output=1M", "--report=report"
 EVERYWHERE = "/", "/dev", "/tmp", "/bin"
+# What tasks ask for. Nobody writes to the fifo.
+IN_RESPONSE = {"outputs": {"stdout": True}}
+BY_FILES = {
+    "stdin": "given",
+    "pipes": [{"dest": "PLACE/dest-pipe", "stdout": True}, {"dest": "PLACE/dest-fifo", "src": "/tmp/fifo"}],
+    "copyFiles": [{"dest": "PLACE/dest-copy", "src": "/tmp/copy", "stdout": True}],
+}
+BY_STREAMS = {"stdStreams": {"dest": "PLACE/dest-streams"}, "report": True, "landlock": {"rwx": ["/"]}}
+IN_GROUP = {"cgroupConfig": {"memory.max": "268435456", "pids.max": "50"}}
+ON_OVERLAY = {"overlay": {"upper": "PLACE/upper", "changes": True}}
+CHANGE = {"copyFiles": [{"dest": "PLACE/dest-copy", "src": "/made", "stderr": True}]}
+DESTS = {"dest-pipe", "dest-fifo", "dest-copy", "dest-streams"}
 CASES = {
     "run": Case(run(*FILES), "hako-run"),
     "run-proc-dev": Case(run("--proc", "--dev", "--tmpfs=/tmp:1M", directories=EVERYWHERE), "hako-run"),
@@ -236,6 +304,10 @@ CASES = {
     "limit-run": Case(limited_run, "hako-limit", "hako-run", cgroups=True),
     "policy-default": Case(policy("default"), "hako-policy"),
     "policy-judge": Case(policy("judge"), "hako-policy", cgroups=True),
+    "task": task(requests=[BY_FILES]),
+    "task-cgroup": task(cgroups=True, requests=[{**IN_GROUP, **BY_STREAMS}]),
+    "task-overlay": task(requests=[{**ON_OVERLAY, **CHANGE, **IN_RESPONSE}]),
+    "task-stream": task("--stream", "--jobs=1", requests=[IN_RESPONSE, BY_FILES]),
 }
 
 
@@ -257,6 +329,8 @@ def stage(who, place, compiled, request):
             assert inmate.poll() is None, inmate.stderr.read()
     made = Stage(who, place, tracer, probe)
     made.inmate = (place / "inmate").read_text().strip() if inmate else None
+    if case.requests:
+        made.requests = case.requests(made)
     program = os.open("/bin/true", os.O_RDONLY)
     os.dup2(program, PROGRAM)
     os.close(program)
@@ -276,15 +350,20 @@ WORDS = {
     "symlinkat": ("symlink",),
     "mkdirat": ("mkdir",),
     "wait4": ("waitpid",),
+    "execve": ("exec ",),
     "fsetxattr": ("setxattr",),
     "fremovexattr": ("setxattr",),
     **dict.fromkeys(("fsopen", "fsconfig", "fsmount"), ("mount",)),
 }
 OF_FILES = "open openat openat2 newfstatat fstat read write pwrite64 close fcntl lseek mkdirat symlinkat linkat".split()
-OF_FILES += "unlinkat fchownat fchown fchmodat readlinkat readlink getdents64 flock ioctl access chown chmod".split()
+OF_FILES += (
+    "pread64 unlinkat fchownat fchown fchmodat readlinkat readlink getdents64 flock ioctl access chown chmod".split()
+)
 STEPS = ["open ", "stat ", "mount point ", "file /", "symlink ", "mkdir ", "write ", "flock ", "readlink ", "link /"]
+STEPS += ["chroot(", "Opening ", "Creating ", "Writing ", "Reading "]
 STEPS += ["remove what", "keep descriptor", "recvmsg", "poll", "--", "ioctl NS_GET_PARENT"]
 PLACE = re.compile(r"a system call at [a-z_]+\.py:\d+: ")  # where one was made that nothing names
+LASTING = "id", "status", "code", "signal", "reason", "description", "stdout", "changes"  # keys of a response
 IMPORT = re.compile(r"^[a-z-]+: (import |/\S+: )")
 # They ask whether something is there: if the kernel does not say, it is not.
 ASK = ("newfstatat", "fcntl", "access", "faccessat2", "landlock_create_ruleset")
@@ -304,6 +383,7 @@ def wrong_with(line, fault, case):
     if os.strerror(fault.errno) not in line:
         return "why?"
     words = (name, *WORDS.get(name, ()), *(STEPS if name in OF_FILES else ()))
+    words += ("mount(",) if case.requests and fault.call.place != "0" else ()  # as the sandals tool calls all of it
     return None if any(word in line for word in words) or PLACE.search(line) else "which call?"
 
 
@@ -329,14 +409,80 @@ def wrong_with_status(case, control, fault, outcome):
         yield f"status {status}, {err!r}"
 
 
-def wrong_with_traces(stage, fault, outcome):
+def wrong_with_answers(case, control, fault, outcome):
+    """Say what is wrong with the responses of hako-task in OUTCOME, and with how it ended."""
+    try:
+        told, expected = outcome.answers(), control.answers()
+    except ValueError as wrong:
+        yield f"{wrong}: {outcome.out!r}"
+        return
+    harmed = [pair for pair in zip(told, expected, strict=False) if lasting(pair[0]) != lasting(pair[1])]
+    for answer, other in harmed:
+        if answer.get("id") != other["id"]:
+            yield f"it does not belong to a request: {shown(answer)}"
+        if wrong := wrong_with_answer(answer, fault, case):
+            yield f"{wrong} {shown(answer)}"
+    if len(harmed) > 1:
+        yield "more than one task is harmed"
+    if fault.call.place == "0" and outcome.status not in (0, 1):
+        yield from wrong_with_end(case, fault, outcome)
+    elif outcome.status not in ((0,) if len(expected) > 1 else (0, 1)) or len(told) != len(expected):
+        yield f"status {outcome.status}, {len(told)} responses, {outcome.err!r}"
+    elif outcome.err != "".join(f"hako-task: {line}\n" for line in descriptions(harmed) if len(expected) == 1):
+        yield f"it said {outcome.err!r}, and {[shown(answer) for answer, _ in harmed]}"
+    elif not harmed and outcome.files != control.files:
+        yield f"it did no harm, and wrote {outcome.files.keys()}"
+
+
+def wrong_with_end(case, fault, outcome):
+    """Say what is wrong with the end of hako-task itself in OUTCOME."""
+    status, err = outcome.status, outcome.err
+    if fault.kills_the_supervisor():
+        if status != -9 or err:
+            yield f"killed, and status {status}, {err!r}"
+    elif status == 125:
+        if err.count("\n") != 1:
+            yield f"not one line: {err!r}"
+        elif wrong := wrong_with(err, fault, case):
+            yield f"{wrong} {err!r}"
+    elif status not in STATUSES.get(fault.call.name, ()):
+        yield f"status {status}, {err!r}"
+
+
+def shown(answer):
+    """The response ANSWER without what PROG wrote."""
+    return {key: value for key, value in answer.items() if key != "stdout"}
+
+
+def descriptions(harmed):
+    """What the first of each pair of responses in HARMED says was wrong."""
+    return [answer["description"] for answer, _ in harmed if "description" in answer]
+
+
+def lasting(answer):
+    """The response ANSWER without the figures that differ from one run to the next."""
+    return {key: value for key, value in answer.items() if key in LASTING}
+
+
+def wrong_with_answer(answer, fault, case):
+    """What is wrong with ANSWER, which is not the one that is there without FAULT; None if nothing is."""
+    if answer["status"] == "internalError":
+        return wrong_with(f"hako-task: {answer['description']}", fault, case)
+    killed = fault.way == KILL and (answer["status"], answer.get("signal")) == ("killed", "SIGKILL")
+    return None if killed else "what is that?"
+
+
+def wrong_with_traces(stage, case, fault, outcome):
     """Say what is left of OUTCOME, and take it away, but for what cleared_up() sees to."""
     for place, name in outcome.told("left"):
         yield f"process {place}, {name}, is left"
     if max(int(words[0]) for words in outcome.told("lag")) > 2000 * SLOW:
         yield f"outlived by {outcome.told('lag')} ms"
-    # A supervisor's last work is to take away what it made: what fails then keeps it from that.
-    excused = fault.kills_the_supervisor() or (outcome.status == 125 and outcome.out and fault.call.place == "0")
+    # The last work of a supervisor, or of a child of it, is to take away what it made: what fails then is in the way.
+    failed = outcome.status == 125 or '"internalError"' in outcome.out
+    last = fault.call.place in ("0", *(["0.1"] if case.requests else []))
+    ran = any(texts(case, outcome)) or (case.requests and outcome.status == 125)
+    excused = fault.kills_the_supervisor() or (failed and last and ran)
     for name in sorted(stage.files() - stage.before):
         path = stage.place / name
         if name.startswith(".hako-work-") and excused:
@@ -355,6 +501,8 @@ def wrong_with_traces(stage, fault, outcome):
 
 def wrong_with_file(path, excused):
     """What is wrong with the file PATH, which is new; None if it may be there, whole, some only if that is EXCUSED."""
+    if path.name in DESTS or path.parent.name == "upper":
+        return None  # a task's, whose texts() are known; or of what it did in the overlay
     text = path.read_text() if path.is_file() else ""
     if path.name == "report":
         try:
@@ -368,10 +516,21 @@ def wrong_with_file(path, excused):
     return f"left: {path}"
 
 
-def wrong_with_prog(control, outcome):
+def texts(case, outcome):
+    """What each PROG of CASE has written, by OUTCOME."""
+    if not case.requests:
+        return [outcome.out]
+    found = [answer["stdout"] for answer in outcome.answers() if "stdout" in answer]
+    # What the fifo gets and, in the overlay, stderr, is nothing.
+    return found + [text for name, text in sorted(outcome.files.items()) if text]
+
+
+def wrong_with_prog(case, control, outcome):
     """Say what is wrong with the PROG of OUTCOME."""
-    if outcome.out not in ("", control.out, control.out.replace(MISSING, CONFINED)):
-        yield f"PROG ran under something else: {set(outcome.out.splitlines()) ^ set(control.out.splitlines())}"
+    whole = texts(case, control)
+    for text in texts(case, outcome):
+        if text not in ("", *whole, *(text.replace(MISSING, CONFINED) for text in whole)):
+            yield f"PROG ran under something else: {set(text.splitlines()) ^ set(whole[-1].splitlines())}"
     if outcome.status == STATUS and not outcome.out:
         yield "PROG did not run"
 
@@ -410,7 +569,7 @@ def test_a_fault_leaves_nothing_half_done(name, stage):
     case = CASES[name]
     argv = case.argv(stage)
     control = stage.run(argv)
-    assert (control.status, control.out.endswith("end\n")) == (case.control, True), control.err
+    assert (control.status, {text[-4:] for text in texts(case, control)}) == (case.control, {"end\n"}), control.err
     for path in stage.files() - stage.before:
         stage.take_away(stage.place / path)
     wrong, calls = [], control.calls()
@@ -435,11 +594,11 @@ def judge(stage, case, control, fault, outcome):
     hit = outcome.told("hit")
     if hit:  # behind a poll it may have been another call than without a fault
         fault.call = Call(fault.call.place, fault.call.n, *hit[0], fault.call.text)
-        yield from wrong_with_status(case, control, fault, outcome)
+        yield from (wrong_with_answers if case.requests else wrong_with_status)(case, control, fault, outcome)
     elif (outcome.status, outcome.err) != (control.status, control.err):
         yield f"nothing happened, and status {outcome.status}, {outcome.err!r}"
-    yield from wrong_with_prog(control, outcome)
-    yield from wrong_with_traces(stage, fault, outcome)
+    yield from wrong_with_prog(case, control, outcome)
+    yield from wrong_with_traces(stage, case, fault, outcome)
 
 
 @pytest.mark.parametrize("name", ["run-proc-dev"])

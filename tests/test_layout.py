@@ -124,9 +124,9 @@ PLAN = {
     "worker": BASE
     | {"cell", "core", "described", "engine", "guard", "job", "kernel", "output", "request", "sinks", "task", "values"},
     "link": BASE | {"worker"},
-    "library": BASE | {"link", "sinks"},
+    "library": BASE | {"link", "rules"},
     "pool": BASE | {"library", "link"},
-    "grid": BASE | {"core", "library", "pool", "progress", "server", "task"},
+    "grid": BASE | {"core", "link", "loop", "output", "progress", "request", "server", "task"},
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE

@@ -288,6 +288,23 @@ print([pickle.loads(pickle.dumps(box)).run(["sh", "-c", "cat /m/x /hako/x /mine"
     assert said(who, code, str(who.box.parent)) == [b"seen\n", b"seen\n", b"yes"]
 
 
+@pytest.mark.parametrize("name", ["rules", "./rules", "compute"])
+def test_a_filter_is_a_profile_or_a_file_of_where_the_sandbox_was_described(who, name):
+    """A file that is called as a profile is not taken."""
+    prepare(who)
+    code = """
+hako.run(["true"])  # the worker is where it was started
+os.chdir(sys.argv[1])
+for file, text in {"rules": "ERRNO(5) { mkdir, mkdirat } DEFAULT ALLOW", "compute": "DEFAULT KILL"}.items():
+    with open(file, "w") as rules:
+        rules.write(text)
+box = hako.Sandbox(seccomp=sys.argv[2])
+os.chdir("/")
+print(pickle.loads(pickle.dumps(box)).run(["sh", "-c", "mkdir /tmp/x && echo made"]).stdout)
+"""
+    assert said(who, code, str(who.box.parent), name) == (b"made\n" if name == "compute" else b"")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

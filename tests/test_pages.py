@@ -27,7 +27,12 @@ PAGES = sorted((ROOT / "man").iterdir())
 COMMANDS = sorted(path.name for path in (ROOT / "bin").iterdir())
 # In the order of mdoc(7), which mandoc insists on.
 SECTIONS = ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO", "CAVEATS"]
-LACKING = {".1": (), ".5": ("SYNOPSIS", "OPTIONS", "EXIT STATUS"), ".7": ("OPTIONS", "EXIT STATUS")}
+LACKING = {
+    ".1": (),
+    ".3": ("OPTIONS", "EXIT STATUS"),
+    ".5": ("SYNOPSIS", "OPTIONS", "EXIT STATUS"),
+    ".7": ("OPTIONS", "EXIT STATUS"),
+}
 OF_THE_SYSTEM = {  # pages that come with Linux, to which ours may point
     *("bwrap(1)", "env(1)", "ldd(1)", "newgidmap(1)", "newuidmap(1)", "nice(1)", "nohup(1)", "pasta(1)"),
     *("tty(1)", "core(5)", "passwd(5)", "subuid(5)"),
@@ -91,6 +96,17 @@ def page_options(name):
 def test_every_command_has_a_page_and_every_page_its_command():
     assert [page.name for page in PAGES if page.suffix == ".1"] == [f"{name}.1" for name in COMMANDS]
     assert "hako-chain.7" in [page.name for page in PAGES]
+
+
+def test_the_reference_is_that_of_the_docstrings():
+    made = subprocess.run(
+        [sys.executable, ROOT / "tools/make_reference.py"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ROOT},
+    )
+    assert made.stdout == (ROOT / "man/hako.3").read_text()
 
 
 @each_page

@@ -214,7 +214,7 @@ def test_a_program_is_made_of_steps_alone(table):
         made.call("mmap", *kernel.mmap_arguments(region.address, region.size, region.fd))
         made.call("setpgid", 0, 0, zero=after.first)
 
-    fd = steps.program(put, table.fails, table.record)
+    fd = steps.program(put, table.fails, table.record, {})
     os.set_inheritable(region.fd, True)
     words = table.arena.texts([b"it"]), table.arena.texts([])
     made = table.steps(1)

@@ -12,13 +12,13 @@ import subprocess
 import pytest
 
 from conftest import BUSYBOX, DEADLINE, SYSTEM, wait_until
+from hako import group
 
 vm = pytest.mark.vm
 PYTHON = ["/usr/bin/python3", "-I", "-S", "-c"]
 PROC = {"type": "proc", "dest": "/proc"}
 TMP = {"type": "tmpfs", "dest": "/tmp"}
 ROOTFS = [path for path in ("/usr", "/bin", "/lib", "/lib64") if os.path.exists(path)]
-WAY_OUT = "root may, and others under: systemd-run --user --scope -p Delegate=yes"
 ALLOW = "DEFAULT ALLOW"
 HUNGRY = "x = bytearray(200 << 20)"
 
@@ -788,9 +788,9 @@ def test_without_a_cgroup_of_ones_own(who):
         return
     text = failed(who, "true", status=1, cgroupConfig={"pids.max": "9"})
     assert text.startswith("Creating /sys/fs/cgroup/")
-    assert text.endswith(f": Permission denied [{WAY_OUT}; see hako-check]")
+    assert text.endswith(f": Permission denied [{group.WAY_OUT}]")
     text = failed(who, "true", status=1, cgroupConfig={})
-    assert text.endswith(f": Permission denied [{WAY_OUT}; see hako-check]")
+    assert text.endswith(f": Permission denied [{group.WAY_OUT}]")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
  *
  * PLACE is a process: 0 is the one that is started, 0.1 its second child, 0.1.0
  * the first child of that. The N-th system call of it, counted from the first
- * call of number MARK in process 0 on and up to its next exec, is where
+ * call of number MARK in process 0 on and up to its exec of PROG, is where
  *   kill     the process is killed, before the call is made
  *   fail     the call is not made, and fails with ERRNO
  *   after    the call is made, and fails with ERRNO all the same
@@ -10,7 +10,7 @@
  * RECORD becomes a file of lines: "call PLACE N NUMBER ARGUMENT [TEXT]" for each
  * call counted (only with HOW nothing), "hit NUMBER ARGUMENT" when it happened, "exit
  * STATUS" and "signal N" for the end of process 0, "exec PLACE" for each process that
- * becomes another program, "left PLACE COMM" for each one that is there SECONDS after the
+ * becomes PROG, which is whatever is not called INIT, "left PLACE COMM" for each one that is there SECONDS after the
  * end of process 0, when all are killed, "lag MILLISECONDS" from that to the end of the last.
  */
 #define _GNU_SOURCE
@@ -30,6 +30,9 @@
 #include <time.h>
 #include <unistd.h>
 #include <linux/ptrace.h>
+
+/* What an init becomes on its way: it is the same process, and hako's. */
+#define INIT "/memfd:hako-init"
 
 struct process {
 	pid_t pid;
@@ -137,6 +140,13 @@ static void leave_call(struct process *process)
 	process->entered = 0;
 }
 
+static int becomes_init(pid_t pid)
+{
+	char path[64], target[64];
+	snprintf(path, sizeof path, "/proc/%d/exe", pid);
+	return readlink(path, target, sizeof target) >= (ssize_t)strlen(INIT) && !strncmp(target, INIT, strlen(INIT));
+}
+
 static void go_on(struct process *process, int number)
 {
 	process->stopped = 0;
@@ -174,7 +184,7 @@ static void stopped(struct process *process, int status)
 		else if (process->known)
 			go_on(process, 0);
 	} else if (event == PTRACE_EVENT_EXEC) {
-		if (started) {
+		if (started && !becomes_init(process->pid)) {
 			process->becomes_prog = 1;
 			fprintf(record, "exec %s\n", process->place);
 		}

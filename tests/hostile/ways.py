@@ -7,12 +7,14 @@ or another tool, is one more function and a line in a table.
 import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import pathlib
 import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import termios
 
@@ -21,6 +23,7 @@ from test_run_ids import DELEGATED, FILES
 from conftest import BUSYBOX, DEADLINE, Who, prepare
 
 HERE = pathlib.Path(__file__).parent
+TOP = HERE.parent.parent
 LIBC = ctypes.CDLL(None, use_errno=True)
 ROOT_CAPABLE = bytes.fromhex("0100000201000000000000000000000000000000")  # VFS_CAP_REVISION_2, effective: cap_chown
 IPC_CREAT, O_CREAT = 0o1000, 0o100
@@ -291,6 +294,53 @@ def nested(site, argv, boxes=("/rw/inner",)):
     return run("--user=65534")(site, [*words, *argv])
 
 
+TASK = """
+import json, subprocess, sys
+done = subprocess.run(["hako-task", *sys.argv[2:]], input=sys.argv[1] + "\\n", stdout=subprocess.PIPE, text=True)
+told = json.loads(done.stdout)
+sys.stdout.write(told.get("stdout", ""))
+sys.stderr.write(told.get("stderr", done.stdout))
+sys.exit(told["code"] if told["status"] == "exited" else 99)
+"""
+
+
+def task(*options, **keys):
+    """hako-task with OPTIONS, a request with the further KEYS."""
+
+    def way(site, argv):
+        binds = [(site.probe, "/bin/probe", True), (BUSYBOX, "/bin/busybox", True)]
+        binds += [(site.ro, "/ro", True), (site.rw, "/rw", False)]
+        mounts = [{"type": "bind", "src": str(src), "dest": dest, "ro": only} for src, dest, only in binds]
+        mounts += [
+            {"type": kind, "dest": dest} for kind, dest in (("proc", "/proc"), ("dev", "/dev"), ("tmpfs", "/tmp"))
+        ]
+        request = {"cmd": argv, "rootfs": [], "mounts": mounts, "outputs": {}, **keys}
+        return [sys.executable, "-Ic", TASK, json.dumps(request), *options]
+
+    return way
+
+
+LIBRARY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import hako
+result = hako.Sandbox(**eval(sys.argv[2])).run(sys.argv[3:], stdin=0, stdout=1, stderr=2)
+sys.stderr.write(result.reason)
+sys.exit(result.code if result.status == "exited" else 99)
+"""
+
+
+def library(**options):
+    """The library, a hako.Sandbox with OPTIONS."""
+
+    def way(site, argv):
+        mounts = [f"{site.probe}:/bin/probe:ro", f"{BUSYBOX}:/bin/busybox:ro", f"{site.ro}:/ro:ro", f"{site.rw}:/rw"]
+        given = {"root": str(site.box), "mounts": mounts, "proc": True, "dev": True, "tmpfs": ["/tmp"], **options}
+        return [sys.executable, "-Ic", LIBRARY, str(TOP), repr(given), *argv]
+
+    return way
+
+
 def bwrap(site, argv):
     """bwrap, as tight as its manual says how."""
     words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
@@ -341,11 +391,23 @@ WAYS = {
     "hako-enter, root": ("root", enter()),
     "hako-enter, into --as-pid-1": ("user", enter("--as-pid-1")),
     "hako-run hako-run": ("user", nested),
+    "hako-task": ("user", task()),
+    "hako-task, root": ("root", task()),
+    "hako-task --stream": ("user", task("--stream")),
+    "hako-task --stream, root": ("root", task("--stream")),
+    "hako-task --stream, uid, root": ("root", task("--stream", uid=65534, gid=65534)),
+    "library": ("user", library()),
+    "library, root": ("root", library()),
+    "library, output, root": ("root", library(output="1M", uid=65534, gid=65534)),
+    "library, overlay": ("user", library(overlay="tmpfs")),
 }
 # What a way allows on purpose.
-FREE = {"hako-run --overlay": ("write-root",)}
+FREE = {"hako-run --overlay": ("write-root",), "library, overlay": ("write-root",)}
 if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 6):
-    del WAYS["hako-run --overlay"]  # a tmpfs has no user extended attributes, and hako-run says so
+    del (
+        WAYS["hako-run --overlay"],
+        WAYS["library, overlay"],
+    )  # a tmpfs has no user extended attributes, and hako-run says so
 OTHERS = {"bwrap": bwrap, "unshare": unshare}
 
 
