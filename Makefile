@@ -62,10 +62,6 @@ patterns: $(VENV)/made
 reference: $(VENV)/made
 	PYTHONPATH=. $(VENV)/bin/python3 tools/make_reference.py > man/hako.new
 	mv man/hako.new man/hako.3
-# The page of the library, from its docstrings.
-reference: $(VENV)/made
-	PYTHONPATH=. $(VENV)/bin/python3 tools/make_reference.py > man/hako.new
-	mv man/hako.new man/hako.3
 
 completions: $(if $(filter $(VENV)/%,$(GENERATOR)),$(VENV)/made)
 	PYTHONPATH=$(CURDIR) $(GENERATOR) tools/make_completions.py $(BUILD)/completions

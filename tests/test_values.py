@@ -159,10 +159,11 @@ def options_of(name):
 
 OTHER_USAGES = ("--help", "--version", "--list", "--dump", "--export", "--learn")
 OPERANDS = {"hako-run": ["TARGET"], "hako-enter": ["PID"], "hako-policy": ["POLICY"], "seccomp-exec": ["RULES"]}
+CHAINED = [name for name in core.COMMANDS if "[ARG...]" in core.load(name).__doc__]  # the others end a chain
 WORDS = TEXTS.filter(lambda word: not word.startswith("-"))
 
 
-@pytest.mark.parametrize("name", core.COMMANDS)
+@pytest.mark.parametrize("name", CHAINED)
 @settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_a_command_line_comes_out_as_it_went_in(name, data):
@@ -197,4 +198,4 @@ def name_of(name, option):
 def test_no_command_line_does_anything_but_be_refused(name, data):
     odd = st.sampled_from(["--", "-", "", "x", "--help=1", "--hel", "-vv", "-xv", "--versio", *options_of(name)])
     args = refused(core.read, name, core.load(name), data.draw(st.lists(odd | TEXTS, max_size=8)))
-    assert args is None or {"PROG", "ARG"} <= set(args)
+    assert args is None or name not in CHAINED or {"PROG", "ARG"} <= set(args)
