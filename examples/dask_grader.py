@@ -1,8 +1,8 @@
-"""Grade many submissions on a Dask cluster, each in a sandbox of its own, and count the verdicts.
+"""dask_grader.py - grade many submissions on a Dask cluster, each in a sandbox of its own, and count the verdicts
 
-    pip install 'hako[dask]'
-    python3 examples/dask_grader.py --count=10000
-    python3 examples/dask_grader.py --scheduler=tcp://scheduler:8786
+Usage: dask_grader.py [--count=10000] [--scheduler=tcp://scheduler:8786]
+
+It needs the extra: pip install 'hako[dask]'
 
 Each worker of the cluster has hako installed, and starts its sandboxes through
 a process that it started once. Should a worker of the cluster be lost, Dask

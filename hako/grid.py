@@ -3,13 +3,14 @@
 What is lost with a worker of the cluster Dask does again; hako has no scheduler of its own.
 """
 
+import _signal
 import os
 import select
 import sys
 import threading
 from _collections import deque
 
-from hako import core, output, request, server, task
+from hako import core, output, request, server, supervise, task
 from hako.failure import Failure, show
 from hako.loop import Loop
 
@@ -33,7 +34,10 @@ def prepare(address, ordered, progress, jobs):
         raise Failure("--dask: not behind a command that moves to other mounts: its modules are here")
     if not address:
         raise Failure("--dask: not an address: ''")
+    # With those signals blocked: what is imported may start threads, and one that takes them would die of them.
+    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, supervise.ENDING)
     distributed, places = load(), list(sys.path)
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
     from hako.progress import Progress
 
     def enter():
@@ -56,7 +60,7 @@ def prepare(address, ordered, progress, jobs):
                 shown.end(client.done)
             grid.end()
             if client.gone:
-                core.fail("hako-task: write stdout: nobody reads", core.FAILED)
+                core.fail(f"hako-task: {client.lost}", core.FAILED)
             os._exit(0)
 
         Stream(grid, end, ordered, None if shown is None else lambda client: shown.tell(client.done))
@@ -195,9 +199,9 @@ class Stream(server.Client):
         self.tasks.add(one)
         self.engine.submit(line, lambda response: self.answer_by(response, place, one))
 
-    def leave(self):
-        """Nobody reads the responses any more: nobody wants them."""
-        self.gone = True
+    def leave(self, why):
+        """Nobody reads the responses any more, for the reason WHY: nobody wants them."""
+        self.gone, self.lost = True, why
         self.on_end(self)
 
 

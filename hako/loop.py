@@ -69,7 +69,11 @@ class Loop:
                 function()
 
     def call_timers(self):
-        """Call the timers whose time has come; return the milliseconds until the next, or None."""
+        """Call the timers whose time has come; return the milliseconds until the next, or None.
+
+        0 if any was called: whoever turns the loop may have waited for that alone.
+        """
+        called = False
         while self.timers:
             first = self.timers[0]
             if first.function is None:
@@ -77,7 +81,8 @@ class Loop:
                 continue
             left = first.at - time.monotonic()
             if left > 0:
-                return left * 1000 + 1
+                return 0 if called else left * 1000 + 1
             heappop(self.timers)
+            called = True
             first.function()
-        return None
+        return 0 if called else None

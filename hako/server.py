@@ -355,7 +355,7 @@ def listen(path, jobs):
             if made is not None:
                 remove(path, made)
             for client in list(clients):
-                client.leave()
+                client.leave("hako-task ends")
             die(engine, number)
 
         begin(engine, close)

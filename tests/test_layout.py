@@ -126,7 +126,7 @@ PLAN = {
     "link": BASE | {"worker"},
     "library": BASE | {"link", "rules"},
     "pool": BASE | {"library", "link"},
-    "grid": BASE | {"core", "link", "loop", "output", "progress", "request", "server", "task"},
+    "grid": BASE | {"core", "link", "loop", "output", "progress", "request", "server", "supervise", "task"},
     "commands/__init__": set(),
     "commands/seccomp_exec": BASE | {"core", "disassembly", "kernel", "rules", "start", "watch"},
     "commands/run": BASE

@@ -61,7 +61,10 @@ def plain(value):
     if isinstance(value, policy.Policy):
         return {field: plain(getattr(value, field)) for field in value.__slots__ if field != "name"}
     if type(value).__module__ == "hako.sandbox":
-        return type(value).__name__, {field: getattr(value, field) for field in value.__slots__}
+        fields = {field: getattr(value, field) for field in value.__slots__}
+        # What no policy can say of a mount, and is as it was made.
+        assert (fields.pop("ro", False), fields.pop("options", {})) == (False, {})
+        return type(value).__name__, fields
     return [plain(item) for item in value] if isinstance(value, list) else value
 
 
