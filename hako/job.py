@@ -1,7 +1,6 @@
 """One PROG on its way: where its output goes, which limits hold, how it ends. hako.engine runs it."""
 
 import os
-import resource
 import time
 
 from hako import cell, kernel, meter, report, supervise, verdict
@@ -28,7 +27,19 @@ class Job:
     """
 
     __slots__ = (
-        *("began", "cell", "changes", "counters", "disks", "draining", "engine", "figures", "inside", "killed"),
+        *(
+            "ahead",
+            "began",
+            "cell",
+            "changes",
+            "counters",
+            "disks",
+            "draining",
+            "engine",
+            "figures",
+            "inside",
+            "killed",
+        ),
         *("layers", "limits", "order", "own", "passed", "peak", "plan", "records", "report", "silent"),
         *("sinks", "start_time", "state", "status", "text", "timer", "tries", "user", "verdict", "watched"),
     )
@@ -37,6 +48,7 @@ class Job:
         self.plan, self.limits, self.figures, self.changes = plan, limits, (), False
         self.sinks, self.inside, self.passed, self.disks, self.watched = [], [], [], [], {}
         self.cell = self.own = self.counters = self.verdict = self.layers = self.report = self.order = None
+        self.ahead = False
         self.timer = self.text = self.peak = self.user = self.status = self.engine = None
         self.tries, self.records, self.state, self.silent, self.killed = 0, (), "new", False, False
         self.draining = set()
@@ -96,7 +108,7 @@ class Job:
         if self.state != "waiting":
             made.kill()
             return
-        self.cell, self.state = made, "running"
+        self.cell, self.state, self.ahead = made, "running", made.home is not None
         self.counters.keeper = made.pid
         try:
             self.records = made.order(self)
@@ -316,8 +328,9 @@ class Job:
         if self.counters is not None and self.status is not None:
             told.take(self.counters.figures())
             told.user_time, told.system_time = self.verdict.cpu() if self.verdict.used else (None, None)
-        if self.peak is not None and self.peak > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024:
-            told.max_rss = self.peak  # else it is what PROG was before its exec, a copy of us
+        if self.peak is not None:
+            # Before its exec PROG was its init: by a zygote one of a few pages, else a copy of this process.
+            told.max_rss = self.peak if self.ahead else supervise.max_rss(self.peak)
         if self.sinks:
             told.output_bytes = sum(sink.count for sink in self.sinks)
         cause, reason = (self.verdict.cause, self.verdict.reason) if self.verdict else (None, "")

@@ -239,7 +239,7 @@ def test_a_directory_that_is_not_the_users_alone_is_not_used(place, what):
 
 def test_what_cannot_be_listed_runs_all_the_same(who, mark):
     """No byte can be written: PROG runs, --verbose says why it is not in the list, and no file is left."""
-    argv = who.sandbox("/bin/busybox", "echo", mark, options=["--verbose"])
+    argv = who.sandbox("/bin/sh", "-c", f"echo {mark}; exec busybox sleep 0.3", options=["--verbose"])
     assert "not listed" not in who.run(*argv).stderr
     done = who.run("prlimit", "--fsize=0", "--", *argv)
     assert (done.returncode, done.stdout) == (0, f"{mark}\n")

@@ -97,7 +97,7 @@ def test_the_order_of_hako_run(who, markers):
     options = ["--hostname=box", "--proc", "--chdir=/tmp", f"--pid-file={who.box.parent}/pid", *user]
     ours, theirs = os.openpty()
     stdin = theirs if "terminal" in markers else subprocess.DEVNULL
-    calls = trace(who, who.sandbox(*TRUE, options=options), stdin=stdin)
+    calls = trace(who, who.sandbox("/bin/busybox", "sleep", "0.3", options=options), stdin=stdin)
     os.close(ours)
     os.close(theirs)
     init, prog = that(calls, "prctl", 'PR_SET_NAME, "hako-init"'), that(calls, "pivot_root", "")
