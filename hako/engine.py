@@ -262,7 +262,7 @@ class Engine:
     """
 
     __slots__ = (
-        *("ahead", "cells", "free", "groups", "janitor", "jobs", "loop", "null", "places", "queue", "running"),
+        *("ahead", "cells", "free", "janitor", "jobs", "loop", "null", "places", "queue", "running"),
         *("slots", "warm", "zygotes"),
     )
 

@@ -105,9 +105,3 @@ def is_beside(steps, place):
 def options(found):
     """The mount options FOUND, {key: value or None}, as mount(2) has them."""
     return ",".join(key if value is None else f"{key}={value}" for key, value in found.items())
-
-
-def check(plan):
-    """Refuse a PLAN that can only be carried out by a command."""
-    if plan.box.network == "pasta":
-        raise Failure("network: pasta is for hako-run and hako-policy alone")
