@@ -12,22 +12,23 @@ from hako import identity, kernel, supervise
 from hako.failure import FAILED, Failure, call, line_of
 
 
-def be(prog, who, channels):
+def be(prog, who, channels, settled):
     """Be PID 1 around the process PROG: reap, forward signals, and end with it; never return.
 
     It holds nothing of the host and takes WHO's ids: /proc/1 gives nothing away.
+    The eventfd SETTLED is for PROG to read, when PROG can do nothing to it any more.
     """
     try:
-        settle_init(who, channels)
-        serve(prog, channels)
+        settle_init(who, channels, settled)
+        serve(prog, channels, settled)
     except (Failure, OSError) as err:
         os.write(channels.ended[1], os.fsencode(line_of(err)))
     os._exit(FAILED)
 
 
-def settle_init(who, channels):
+def settle_init(who, channels, settled):
     """Make this process the init: as WHO, with nothing of the caller's."""
-    kernel.close_all_but([channels.ended[1], channels.started[1], channels.alive[0]])
+    kernel.close_all_but([channels.ended[1], channels.started[1], channels.alive[0], settled])
     with call("chdir /"):
         os.chdir("/")  # now, or with PROG's pivot_root, the sandbox's; the caller's would lead out
     identity.assume(who)
@@ -38,16 +39,20 @@ def settle_init(who, channels):
         os.close(fd)  # a caller that reads to the end waits for PROG, not for us
 
 
-def serve(prog, channels):
+def serve(prog, channels, settled):
     """Reap and forward until PROG or the supervisor ends.
 
     The death of the supervisor shows at the pipe too: where the caller lacks
     CAP_KILL, its death signal does not reach a process of another uid.
     """
     signals = kernel.signalfd((kernel.SIGCHLD, *supervise.FORWARDED))
-    poll = select.poll()
-    poll.register(signals, select.POLLIN)
-    poll.register(channels.alive[0], 0)
+    with call("epoll_create1"):
+        poll = select.epoll()  # poll(2) fails where PROG has set RLIMIT_NOFILE to 0
+    with call("epoll_ctl"):
+        poll.register(signals, select.EPOLLIN)
+        poll.register(channels.alive[0], 0)
+    os.eventfd_write(settled, 1)
+    os.close(settled)
     while True:
         ready = {fd for fd, _ in poll.poll()}
         if channels.alive[0] in ready:

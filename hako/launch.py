@@ -236,10 +236,12 @@ def enter(box, prog, files, records, waiting, enlist=registry.unlisted, repeats=
     with call("setsid"):
         os.setsid()
     supervise.die_with_parent(launch.channels)
+    with call("eventfd2"):
+        settled = os.eventfd(0)
     child, _ = kernel.clone3(kernel.CLONE_NEWPID if box.as_pid_1 else 0)
     if child:
-        init.be(child, prog.identity.powerless(), launch.channels)
-    become_inmate(launch)
+        init.be(child, prog.identity.powerless(), launch.channels, settled)
+    become_inmate(launch, settled)
 
 
 def begin(launch):
@@ -365,8 +367,8 @@ def show_self():
         kernel.prctl("SET_DUMPABLE", 1)
 
 
-def become_inmate(launch):
-    """Enter the sandbox with this process and make it what PROG is to find."""
+def become_inmate(launch, settled):
+    """Enter the sandbox with this process and make it what PROG is to find, once the init has written to SETTLED."""
     if launch.box.as_pid_1:
         with call("readlink /proc/self", "hako needs /proc"):
             os.write(launch.channels.started[1], os.readlink("/proc/self").encode())
@@ -384,4 +386,6 @@ def become_inmate(launch):
     if launch.terminal is not None:
         launch.terminal.give(launch.box, launch.prog.identity)
         own_terminal = launch.terminal.places
+    with call("read eventfd"):  # PROG, of the same uid, could take from the init what it needs; and if that fails
+        os.eventfd_read(settled)  # at what we would fail at too, one of us says so
     program.settle(launch.prog, launch.waiting, host_uid, own_session=True, own_terminal=own_terminal)
