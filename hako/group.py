@@ -156,10 +156,16 @@ class Group:
 
     def close(self):
         """Let go of the directories."""
-        for fds in (self.files, self.doors):
-            for fd in fds.values():
-                os.close(fd)
-            fds.clear()
+        self.close_doors()
+        for fd in self.files.values():
+            os.close(fd)
+        self.files.clear()
+
+    def close_doors(self):
+        """Let go of those that PROG is in: it is in there, or never will be."""
+        for fd in self.doors.values():
+            os.close(fd)
+        self.doors.clear()
 
     def can_kill(self):
         """Whether there is a way to kill all in here at once."""
@@ -584,8 +590,11 @@ def remove_left(name, where):
         group.close()  # somebody's, or gone
         return None
     gone = None
-    if group.files:
-        group.kill()
-        gone = group.remove()
+    try:
+        if group.files:
+            group.kill()
+            gone = group.remove()
+    except Failure:
+        pass  # another user's, or another has removed it meanwhile: no business of ours
     group.close()
     return gone

@@ -50,7 +50,10 @@ class Keeper:
     def settle(self):
         """Hold nothing of the caller's: not a file, not a directory, not the end of a pipe."""
         _signal.signal(kernel.SIGPIPE, _signal.SIG_IGN)  # a supervisor that is dead is no reason to leave all behind
-        locks = [] if self.own is None else self.own.files.values()
+        locks = []
+        if self.own is not None:
+            self.own.close_doors()
+            locks = self.own.files.values()
         kernel.close_all_but([self.channels.ended[1], self.channels.alive[0], *locks])
         with call("chdir /"):
             os.chdir("/")
