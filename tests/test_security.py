@@ -41,7 +41,8 @@ def trace(who, argv, **options):
     for line in path.read_text().splitlines():
         pid, text = line.split(maxsplit=1)
         if resumed := re.match(r"<\.\.\. \w+ resumed>(.*)", text):
-            calls[pid][pending.pop(pid)][1] += resumed[1]
+            if (place := pending.pop(pid)) is not None:
+                calls[pid][place][1] += resumed[1]
             continue
         if not (made := re.match(r"(\w+)\((.*)", text)):
             continue
@@ -52,8 +53,7 @@ def trace(who, argv, **options):
             if text.endswith("<unfinished ...>"):
                 pending[pid] = len(of_process) - 1
         elif text.endswith("<unfinished ...>"):
-            of_process.append(["", ""])
-            pending[pid] = len(of_process) - 1
+            pending[pid] = None
     return calls
 
 

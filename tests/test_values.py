@@ -74,7 +74,7 @@ def test_capabilities_are_those_that_there_are(names):
 
 def escaped(path):
     """PATH as it stands in a SPEC."""
-    return re.sub(r"(\\*)(:|$)", lambda found: found[1] * 2 + ("\\:" if found[2] else ""), path)
+    return re.sub(r"(\\*)(:|\Z)", lambda found: found[1] * 2 + ("\\:" if found[2] else ""), path)
 
 
 @given(PATHS, PATHS, st.lists(st.sampled_from(sorted(sandbox.MOUNT_FLAGS)), max_size=3))
