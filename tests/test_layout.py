@@ -168,8 +168,23 @@ def imports(name):
             yield node.module
 
 
+def parts():
+    """The parts of the table in CONTRIBUTING.md, the lowest first: [modules]."""
+    rows = re.findall(r"^\| [a-z]+ \| [^|]+ \| (.+) \|$", (TOP / "CONTRIBUTING.md").read_text(), re.M)
+    found = [re.findall(r"`([^`]+)`", row) for row in reversed(rows[1:])]  # without the heading
+    return [[name for name in MODULES if name in part or f"{name.partition('/')[0]}/" in part] for part in found]
+
+
 def test_the_plan_is_complete():
     assert sorted(PLAN) == MODULES
+    assert sorted(name for part in parts() for name in part) == MODULES
+
+
+def test_the_parts_stand_upon_each_other():
+    """No module imports one of a part above its own; "__init__" is the version, too, for who is below."""
+    floors = {name: floor for floor, part in enumerate(parts()) for name in part}
+    rising = [f"{name} -> {other}" for name in PLAN for other in PLAN[name] if floors[other] > floors[name]]
+    assert rising == ["core -> __init__"]
 
 
 @pytest.mark.parametrize("name", MODULES)
