@@ -775,6 +775,23 @@ def test_nothing_of_a_task_reaches_the_next(who):
     assert {response["stdout"] for response in responses} == {responses[0]["stdout"]}
 
 
+TRACED = """
+import ctypes, os
+for _ in range(3):
+    os.write(1, b"%d" % ctypes.CDLL(None).ptrace(0, 0, 0, 0))
+    os.kill(os.getpid(), 19)
+os._exit(7)
+"""
+
+
+def test_who_has_itself_traced_is_not_taken_for_ended(who):
+    """By the init, which is told when it stops, too: it runs on to its end, and so do others."""
+    request = {"cmd": [*PYTHON, TRACED], "outputs": {}, "id": 1}
+    ended = {"status": "exited", "code": 7, "id": 1, "stdout": "000", "stderr": ""}
+    assert json.loads(who.run("hako-task", input=json.dumps(request)).stdout) == ended
+    assert stream(who, request, echo(2), request, options=["--ordered"]) == [ended, echoed(2), ended]
+
+
 TRACE = """
 import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
