@@ -25,7 +25,8 @@ FAILS = 125  # the status of an init that fails
 SETUP_ROOM = 1000  # steps of its set-up, most of which are there for a request of many mounts
 ROOM = 32  # steps of an init that has its order
 MOST_DESCRIPTORS = 250  # in one message: the kernel takes 253
-CLONE_VM, CLONE_VFORK, CLONE_ARGS = 0x100, 0x4000, 88
+CLONE_VM, CLONE_VFORK, CLONE_PARENT_SETTID, CLONE_ARGS = 0x100, 0x4000, 0x100000, 88
+SECOND_ARGUMENT = 2  # of the words of a step
 CLOEXEC, RIGHTS = 0x40000000, 1
 SOL_SOCKET, SO_SNDBUF, SO_TIMESTAMPNS, SEND_BUFFER = 1, 7, 35, 212992  # as hako.sinks.streams()
 RLIMIT_NOFILE = 7
@@ -326,7 +327,7 @@ def put_exec(made, arena, plan, order, words, what):
 def put_init(slot, plan, prog):
     """Put what the init does once it has its order, whose PROG begins with the first of the steps PROG."""
     init = slot.steps(ROOM, at=slot.entry)
-    arguments = slot.orders.words(CLONE_VM | CLONE_VFORK, 0, 0, 0, kernel.SIGCHLD, *(0,) * 6)
+    flags, arguments = CLONE_VM | CLONE_VFORK | CLONE_PARENT_SETTID, slot.orders.space(CLONE_ARGS)
     made = init.call("clone3", arguments, CLONE_ARGS, what="clone3 PROG", zero=prog.first)
     put_calls(init, identity.change_calls(plan.identity.powerless(), ()))
     init.call("close_range", 0, 2**32 - 1)
@@ -334,6 +335,12 @@ def put_init(slot, plan, prog):
     wait = init.call("wait4", -1, slot.status, 0, None, until=1)
     slot.prog = steps.until(wait)
     init.redirect(made, into=slot.prog)
+    # If PROG has itself traced, by who has made it, wait4 tells when it stops too, and only then there is something to
+    # detach: it runs on.
+    stopped = init.call(
+        *("ptrace", kernel.PTRACE_DETACH, 0, 0, 0), zero=wait, error=steps.ON, record=slot.orders.words(0, 0)
+    )
+    slot.orders.fill(arguments, flags, 0, 0, stopped + 8 * SECOND_ARGUMENT, kernel.SIGCHLD, *(0,) * 6)
     init.call("getrusage", -1, slot.usage)
     init.call("exit_group", 0)
 

@@ -71,8 +71,10 @@ def reap(prog, channels):
             pid, status = os.waitpid(-1, os.WNOHANG)
         except ChildProcessError:
             return
-        if pid == prog:
-            os.write(channels.ended[1], b"%d" % status)
-            os._exit(0)
         if pid == 0:
             return
+        if os.WIFSTOPPED(status):  # waitpid tells that of who has itself traced, whether it was asked or not
+            kernel.release(pid)
+        elif pid == prog:
+            os.write(channels.ended[1], b"%d" % status)
+            os._exit(0)

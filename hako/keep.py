@@ -88,10 +88,12 @@ class Keeper:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 return self.own is None or not self.own.populated()
-            if pid == self.prog:
-                self.status = status
             if pid == 0:
                 return False
+            if os.WIFSTOPPED(status):  # waitpid tells that of who has itself traced, whether it was asked or not
+                kernel.release(pid)
+            elif pid == self.prog:
+                self.status = status
 
     def kill(self):
         """Kill all that is left: the cgroup at once; else the children, and then those who become it."""

@@ -75,6 +75,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "umask": (95, 166),
     "setdomainname": (171, 162),
     "setsockopt": (54, 208),
+    "ptrace": (101, 117),
 }
 try:
     NUMBER = {name: pair[("x86_64", "aarch64").index(MACHINE)] for name, pair in NUMBERS.items()}
@@ -86,6 +87,8 @@ _syscall = foreign.call
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
+
+PTRACE_DETACH = 17
 
 CLONE_NEWTIME = 0x80
 CLONE_PARENT = 0x8000
@@ -119,7 +122,7 @@ MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4
 MOUNT_ATTR_NOEXEC = 0x8
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
-MS_REMOUNT, MS_BIND, MS_REC = 1 << 5, 1 << 12, 1 << 14
+MS_REMOUNT, MS_BIND, MS_MOVE, MS_REC = 1 << 5, 1 << 12, 1 << 13, 1 << 14
 MS_PRIVATE = 1 << 18
 OPEN_TREE_CLONE = 1
 MOVE_MOUNT_F_EMPTY_PATH = 0x4
@@ -784,6 +787,11 @@ def rename_process(name):
     foreign.memset(arg_start, 0, env_end - arg_start)
     foreign.memmove(arg_start, text, min(len(text), env_end - arg_start - 1))
     prctl("SET_NAME", name)
+
+
+def release(pid):
+    """Let the child PID run on, which has stopped because it has itself traced: by us, as its parent. See ptrace(2)."""
+    _syscall(NUMBER["ptrace"], PTRACE_DETACH, pid, 0, 0, 0, 0)
 
 
 def children(pid):

@@ -135,7 +135,17 @@ class Arena:
 
     def words(self, *values):
         """The address of VALUES, 64-bit words."""
-        return self.put(struct.pack(f"={len(values)}Q", *[value & MASK for value in values]))
+        return self.put(packed(values))
+
+    def fill(self, address, *values):
+        """Put VALUES, 64-bit words, at ADDRESS, which is that of space()."""
+        at = address - self.region.address
+        self.region.bytes[at : at + 8 * len(values)] = packed(values)
+
+
+def packed(values):
+    """VALUES, 64-bit words, as bytes."""
+    return struct.pack(f"={len(values)}Q", *[value & MASK for value in values])
 
 
 class Steps:

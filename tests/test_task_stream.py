@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from conftest import DEADLINE, wait_until
+from conftest import BUSYBOX, DEADLINE, wait_until
 from hako import kernel
 
 PYTHON = ["/usr/bin/python3", "-I", "-S", "-c"]
@@ -242,6 +242,16 @@ def test_different_sandboxes_in_one_stream(who):
     requests = [{"cmd": ["hostname"], "outputs": {}, **kind} for kind in kinds * 2]
     found = [response["stdout"].strip() for response in stream(who, *requests, options=["--ordered"])]
     assert found == [kind["hostName"] for kind in kinds * 2]
+
+
+def test_sandboxes_that_cannot_be_made_tell_why(who, place):
+    """Each its own reason, and nobody waits for another's."""
+    names = [str(place / str(number)) for number in range(60)]
+    requests = [{"cmd": ["true"], "chroot": name, "id": name, "timeLimit": 30} for name in names]
+    responses = stream(who, *requests, options=["--jobs=2"])
+    assert {response["id"]: response["description"] for response in responses} == {
+        name: f"chroot('{name}'): No such file or directory" for name in names
+    }
 
 
 def test_many(who):
@@ -773,6 +783,92 @@ def test_nothing_of_a_task_reaches_the_next(who):
     assert first[1:3] == ["[]", "[]"]
     assert first[4] == "False"
     assert {response["stdout"] for response in responses} == {responses[0]["stdout"]}
+
+
+@pytest.mark.parametrize("kind", ["bind", "file", "chroot", "rootfs"])
+def test_what_is_replaced_on_the_host_is_not_seen_any_more(place, kind, started):
+    """A path is what it is when the task begins: a grader that makes its directory anew has the new one inside."""
+    place.chmod(0o755)
+
+    def make(number):
+        work = place / "work"
+        if work.exists():
+            work.rename(place / f"old-{number}")
+        work.mkdir()
+        work.chmod(0o755)
+        (work / "said").write_text(f"{number}\n")
+        for name in ("bin", "bin/busybox") if kind == "chroot" else ():
+            (work / name).mkdir() if name == "bin" else (work / name).touch()
+
+    work, busybox = str(place / "work"), {"type": "bind", "src": BUSYBOX, "dest": "/bin/busybox"}
+    bind = {"type": "bind", "src": work, "dest": "/mnt"}
+    file = {"type": "bind", "src": f"{work}/said", "dest": "/said"}
+    said, keys = {
+        "bind": ("/mnt/said", {"mounts": [bind, busybox], "rootfs": ["/usr"]}),
+        "file": ("/said", {"mounts": [file, busybox], "rootfs": ["/usr"]}),
+        "chroot": ("/said", {"mounts": [busybox], "chroot": work}),
+        "rootfs": (f"{work}/said", {"mounts": [busybox], "rootfs": ["/usr", work]}),
+    }[kind]
+    process = started("--stream", "--jobs=2")
+    for number in range(6):
+        make(number)
+        for _ in range(2):
+            send(process, {"cmd": ["/bin/busybox", "cat", said], "outputs": {}, **keys})
+            response = json.loads(process.stdout.readline())
+            assert response == {"status": "exited", "code": 0, "stdout": f"{number}\n", "stderr": ""}
+    process.stdin.close()
+    assert process.wait(DEADLINE) == 0
+
+
+def test_the_caller_s_proc_does_not_come_out_from_below(who, place):
+    """PROG renames what is above the mount point of its proc: what was mounted there goes along, all of it."""
+    writable = [place / name for name in ("root", "root/a", "root/a/proc", "root/bin")]
+    for path in writable:
+        path.mkdir()
+        os.chown(path, who.uid, -1)
+    (place / "root/bin/busybox").touch()
+    busybox = {"type": "bind", "src": BUSYBOX, "dest": "/bin/busybox", "ro": True}
+    # Who can see that PID sees the host: it is this process's.
+    look = 'for dir in /b/proc /a/proc; do busybox ls -d "$dir/$1"; busybox true >>$dir/sys/kernel/core_pattern; done'
+    kind = {"chroot": str(place / "root"), "mounts": [busybox, {"type": "proc", "dest": "/a/proc"}], "outputs": {}}
+    kind["env"] = ["PATH=/bin"]
+
+    def sh(code, **keys):
+        return {"cmd": ["/bin/busybox", "sh", "-c", code, "sh", str(os.getpid())], **kind, **keys}
+
+    control = [busybox, {"type": "bind", "src": "/proc", "dest": "/a/proc"}]
+    assert stream(who, sh("busybox ls -d /a/proc/$1", mounts=control))[0]["code"] == 0
+    process = who.start("hako-task", "--stream", "--jobs=1", stdin=subprocess.PIPE)
+    found = []
+    for request in (sh("busybox true"), sh("busybox mv /a /b && busybox mkdir -p /a/proc"), *[sh(look)] * 6):
+        send(process, request)
+        found.append(json.loads(process.stdout.readline()))
+    process.stdin.close()
+    assert process.wait(DEADLINE) == 0
+    assert [response.get("code") for response in found[:2]] == [0, 0]
+    # One that was made ahead while it was not there may say that.
+    looked = [response for response in found[2:] if response["status"] != "internalError"]
+    assert len(looked) >= 4
+    for response in looked:
+        assert response["stdout"] == ""
+        assert response["stderr"].count("core_pattern: ") == 2
+
+
+TRACED = """
+import ctypes, os
+for _ in range(3):
+    os.write(1, b"%d" % ctypes.CDLL(None).ptrace(0, 0, 0, 0))
+    os.kill(os.getpid(), 19)
+os._exit(7)
+"""
+
+
+def test_who_has_itself_traced_is_not_taken_for_ended(who):
+    """By the init, which is told when it stops, too: it runs on to its end, and so do others."""
+    request = {"cmd": [*PYTHON, TRACED], "outputs": {}, "id": 1}
+    ended = {"status": "exited", "code": 7, "id": 1, "stdout": "000", "stderr": ""}
+    assert json.loads(who.run("hako-task", input=json.dumps(request)).stdout) == ended
+    assert stream(who, request, echo(2), request, options=["--ordered"]) == [ended, echoed(2), ended]
 
 
 TRACE = """

@@ -842,6 +842,17 @@ static int starve(void)
 	return stay(1);
 }
 
+/* Who has made us is our tracer, and is told when we stop. */
+static int traced(void)
+{
+	for (int i = 0; i < 3; i++) {
+		if (ptrace(PTRACE_TRACEME, 0, 0, 0))
+			return errno == EPERM || errno == ENOSYS ? 7 : 1; /* a filter refuses it */
+		raise(SIGSTOP);
+	}
+	return 7;
+}
+
 static int closed(const char *digits)
 {
 	for (int fd = 0; fd < 3; fd++)
@@ -864,6 +875,8 @@ int main(int argc, char **argv)
 		return stay(*argv[1] == 'l');
 	if (argc == 3 && !strcmp(argv[1], "starve"))
 		return starve();
+	if (argc == 2 && !strcmp(argv[1], "traced"))
+		return traced();
 	if (argc == 2 && !strcmp(argv[1], "die"))
 		return *(volatile int *)0; /* not by kill(), which would be lost on PID 1 */
 	if (argc == 3 && !strcmp(argv[1], "closed"))

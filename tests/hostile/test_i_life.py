@@ -52,6 +52,13 @@ def test_what_prog_leaves_behind_goes_with_it(way, mark):  # noqa: F811
     assert gone(mark)
 
 
+@pytest.mark.alone
+def test_who_has_itself_traced_is_not_taken_for_ended(way):
+    """By who has made it: waitpid tells then when it stops, too. It runs on to its end."""
+    done = way.site.who.run(*way.words(way.site, ["/bin/probe", "traced"]))
+    assert (done.returncode, done.stderr) == (7, "")
+
+
 def test_a_signal_of_prog_is_told(way):
     done = way.site.who.run(*way.words(way.site, ["/bin/probe", "die"]))
     assert done.returncode == 128 + signal.SIGSEGV

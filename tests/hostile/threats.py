@@ -340,6 +340,7 @@ THREATS = {
             [
                 "i_life::test_what_prog_leaves_behind_goes_with_it",
                 "i_life::test_an_init_that_is_starved_does_what_it_has_to",
+                "i_life::test_who_has_itself_traced_is_not_taken_for_ended",
                 "test_run_life::test_the_sandbox_ends_with_prog",
                 "test_run_life::test_nobody_but_prog_holds_its_output",
             ],
