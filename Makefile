@@ -6,7 +6,8 @@
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make html     build/html, the pages for the web
 # make deb      the Debian package, in build/deb
-# make check-packages  what pip and dpkg make of it, installed in clean places; needs a network
+# make check-packages  what pip and dpkg make of it, installed in clean places, and a newcomer's way
+#               through README.md, in a fresh clone at a terminal; needs a network, takes some minutes
 # make bench    how fast, beside what else there is
 # make fuzz     all that reads what strangers may have written, FUZZ_SECONDS each
 # make soak     thousands of sandboxes, hundreds at once: does anything stay behind?
