@@ -146,13 +146,17 @@ install-files: completions
 	for name in $(COMMANDS); do ln -sf hako $(BASH_COMPLETIONS)/$$name && \
 		ln -sf hako.fish $(FISH_COMPLETIONS)/$$name.fish || exit 1; done
 	@# AppArmor before 4 cannot read it, would complain at each start of the machine, and restricts nobody.
-	if [ -n '$(DESTDIR)' ] || [ -e $(APPARMOR)/abi/4.0 ]; then \
+	@if [ -z '$(DESTDIR)' ] && [ -e $(APPARMOR)/abi/4.0 ] && [ ! -w $(APPARMOR) ]; then \
+		echo 'hako: $(APPARMOR) is not yours, and without a profile there you may have no sandbox, see hako-check(1):'; \
+		echo '      as root: sed "s|/usr/local/bin/|$(PREFIX)/bin/|" etc/apparmor.d/hako >$(APPARMOR)/hako'; \
+	elif [ -n '$(DESTDIR)' ] || [ -e $(APPARMOR)/abi/4.0 ]; then \
 		install -d $(DESTDIR)$(APPARMOR) && sed -e 's|/usr/local/bin/|$(PREFIX)/bin/|' etc/apparmor.d/hako \
 			> $(DESTDIR)$(APPARMOR)/hako && chmod 644 $(DESTDIR)$(APPARMOR)/hako || exit 1; fi
 
 uninstall:
 	rm -rf $(DESTDIR)$(LIBRARY)
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS)) $(DESTDIR)$(APPARMOR)/hako
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS))
+	[ ! -w $(DESTDIR)$(APPARMOR) ] || rm -f $(DESTDIR)$(APPARMOR)/hako
 	for page in $(PAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
 	rm -f $(addprefix $(BASH_COMPLETIONS)/,hako $(COMMANDS)) $(ZSH_COMPLETIONS)/_hako
 	rm -f $(FISH_COMPLETIONS)/hako.fish $(addprefix $(FISH_COMPLETIONS)/,$(addsuffix .fish,$(COMMANDS)))
