@@ -197,7 +197,9 @@ def test_references_lead_somewhere(page):
     found = [words(link) for link in rendered(page).iter("a") if link.get("class") == "Xr"]
     also = [words(link) for link in sections(page)["SEE ALSO"].iter("a")]
     ours = {f"{path.stem}({path.suffix[1:]})" for path in PAGES}
+    namesakes = {name for name in ours if name.startswith(f"{page.stem}(")} - {f"{page.stem}({page.suffix[1:]})"}
     assert also
+    assert namesakes <= set(also)
     assert [name for name in found if name not in ours | OF_THE_SYSTEM] == []
     assert [name for name in also if also.count(name) > 1] == []
 
