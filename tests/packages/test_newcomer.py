@@ -46,7 +46,7 @@ OWN = [
     (r"^make uninstall\b.*", f'make uninstall {PLACES} && [ -z "$(find $HOME/local ! -type d)" ]'),
     (r"^make (check[\w-]*|bench|fuzz|soak|hostile-table)\b", r"make -n \1 >make-says"),
     (r"^pip ", r"python3 -m venv $HOME/fresh && $HOME/fresh/bin/pip "),
-    (r"^python3 -m hako$", r"(cd / && $HOME/fresh/bin/python3 -m hako)"),
+    (r"^python3 -m hako\b.*", r"(cd / && $HOME/fresh/bin/python3 -m hako)"),
 ]
 
 
@@ -220,6 +220,7 @@ def test_all_that_the_readme_says_works_as_it_says(newcomer, who):
     for example in examples:
         attempt(newcomer, example, checked)
     assert {example.partition(" ")[0] for example in examples} >= set(core.COMMANDS)
+    newcomer.must(own("make uninstall"))
     newcomer.do("kill $!; wait")
     newcomer.type("exit\n")
     assert newcomer.end()[0] in (0, 128 + signal.SIGTERM)
