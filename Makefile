@@ -49,9 +49,9 @@ $(VENV)/made: setup.cfg tools/system-packages
 
 # -S leaves out site, 4 ms of a start of 20: line 2 says instead where the modules are.
 $(VENV)/bin/%: bin/% $(VENV)/made hako/patterns.py
-	$(PYTHON) -I -m compileall -q hako
-	sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(CURDIR)", "$(SITE)"]|' $< > $@
-	chmod 755 $@
+	@$(PYTHON) -I -m compileall -q hako
+	@sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(CURDIR)", "$(SITE)"]|' $< > $@
+	@chmod 755 $@
 
 # Made from the docstrings and the profiles, and kept in the tree: `make patterns` after a change of one.
 patterns: $(VENV)/made
