@@ -6,7 +6,8 @@
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make html     build/html, the pages for the web
 # make deb      the Debian package, in build/deb
-# make check-packages  what pip and dpkg make of it, installed in clean places; needs a network
+# make check-packages  what pip and dpkg make of it, installed in clean places, and a newcomer's way
+#               through README.md, in a fresh clone at a terminal; needs a network, takes some minutes
 # make bench    how fast, beside what else there is
 # make fuzz     all that reads what strangers may have written, FUZZ_SECONDS each
 # make soak     thousands of sandboxes, hundreds at once: does anything stay behind?
@@ -48,9 +49,9 @@ $(VENV)/made: setup.cfg tools/system-packages
 
 # -S leaves out site, 4 ms of a start of 20: line 2 says instead where the modules are.
 $(VENV)/bin/%: bin/% $(VENV)/made hako/patterns.py
-	$(PYTHON) -I -m compileall -q hako
-	sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(CURDIR)", "$(SITE)"]|' $< > $@
-	chmod 755 $@
+	@$(PYTHON) -I -m compileall -q hako
+	@sed -e '1s|.*|#!$(PYTHON) -IS|' -e '2s|.*|import sys; sys.path[:0] = ["$(CURDIR)", "$(SITE)"]|' $< > $@
+	@chmod 755 $@
 
 # Made from the docstrings and the profiles, and kept in the tree: `make patterns` after a change of one.
 patterns: $(VENV)/made
@@ -145,13 +146,17 @@ install-files: completions
 	for name in $(COMMANDS); do ln -sf hako $(BASH_COMPLETIONS)/$$name && \
 		ln -sf hako.fish $(FISH_COMPLETIONS)/$$name.fish || exit 1; done
 	@# AppArmor before 4 cannot read it, would complain at each start of the machine, and restricts nobody.
-	if [ -n '$(DESTDIR)' ] || [ -e $(APPARMOR)/abi/4.0 ]; then \
+	@if [ -z '$(DESTDIR)' ] && [ -e $(APPARMOR)/abi/4.0 ] && [ ! -w $(APPARMOR) ]; then \
+		echo 'hako: $(APPARMOR) is not yours, and without a profile there you may have no sandbox, see hako-check(1):'; \
+		echo '      as root: sed "s|/usr/local/bin/|$(PREFIX)/bin/|" etc/apparmor.d/hako >$(APPARMOR)/hako'; \
+	elif [ -n '$(DESTDIR)' ] || [ -e $(APPARMOR)/abi/4.0 ]; then \
 		install -d $(DESTDIR)$(APPARMOR) && sed -e 's|/usr/local/bin/|$(PREFIX)/bin/|' etc/apparmor.d/hako \
 			> $(DESTDIR)$(APPARMOR)/hako && chmod 644 $(DESTDIR)$(APPARMOR)/hako || exit 1; fi
 
 uninstall:
 	rm -rf $(DESTDIR)$(LIBRARY)
-	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS)) $(DESTDIR)$(APPARMOR)/hako
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(COMMANDS))
+	[ ! -w $(DESTDIR)$(APPARMOR) ] || rm -f $(DESTDIR)$(APPARMOR)/hako
 	for page in $(PAGES); do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$$page; done
 	rm -f $(addprefix $(BASH_COMPLETIONS)/,hako $(COMMANDS)) $(ZSH_COMPLETIONS)/_hako
 	rm -f $(FISH_COMPLETIONS)/hako.fish $(addprefix $(FISH_COMPLETIONS)/,$(addsuffix .fish,$(COMMANDS)))

@@ -6,6 +6,7 @@ very transcript must come out.
 """
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -45,6 +46,7 @@ OF_THE_SYSTEM = {  # pages that come with Linux, to which ours may point
 OPTIONS_OF_OTHERS = {"--ro-bind", "--seccomp", "--scope", "--user", "--dns-forward", "--security-opt"}
 LANDLOCK_OF_THE_EXAMPLES = 6  # the version with all that they show
 ORDINARY = 65534
+DIGITS = str.maketrans("123456789", "000000000")
 SECONDS = 60  # more than the examples of one page ever take
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -120,6 +122,19 @@ def test_sections(page):
     assert list(sections(page)) == [name for name in SECTIONS if name not in LACKING[page.suffix]]
 
 
+@each_page
+def test_words_are_those_of_the_source(page):
+    """A heading or a word that mdoc takes for a macro is lost; one behind .Sm off is glued to the next."""
+    source = re.findall(r"^\.S[hs] (.*)$", page.read_text(), re.M)
+    assert [words(heading) for heading in rendered(page).iter() if heading.tag in ("h1", "h2")] == [
+        heading.removeprefix("\\&") for heading in source
+    ]
+    tree = rendered(page)
+    for display in tree.iter("pre"):
+        display.clear()
+    assert re.findall(r"\w*[A-Z]{4}[a-z]{2}\w*", words(tree)) == []
+
+
 @each_command
 def test_name_is_the_first_line_of_the_docstring(name):
     assert words(sections(page_of(name))["NAME"]).replace("\u2014", "-") == core.load(name).__doc__.partition("\n")[0]
@@ -182,7 +197,9 @@ def test_references_lead_somewhere(page):
     found = [words(link) for link in rendered(page).iter("a") if link.get("class") == "Xr"]
     also = [words(link) for link in sections(page)["SEE ALSO"].iter("a")]
     ours = {f"{path.stem}({path.suffix[1:]})" for path in PAGES}
+    namesakes = {name for name in ours if name.startswith(f"{page.stem}(")} - {f"{page.stem}({page.suffix[1:]})"}
     assert also
+    assert namesakes <= set(also)
     assert [name for name in found if name not in ours | OF_THE_SYSTEM] == []
     assert [name for name in also if also.count(name) > 1] == []
 
@@ -213,6 +230,16 @@ def test_examples_do_what_the_page_shows(page, somebody):
         assert f"landlock-exec: landlock: Linux {os.uname().release} " in said  # refused, and nothing else
         return
     assert said == transcript
+
+
+def test_the_report_of_the_page_is_like_one(tmp_path):
+    """The same keys in the same order, values of the same types."""
+    (display,) = sections(ROOT / "man/hako-report.5")["DESCRIPTION"].iter("pre")
+    told = json.loads("".join(display.itertext()))
+    made = json.loads(output(["hako-limit", "--time=60", "--report=-", "true"], tmp_path))
+    assert list(told) == list(made)
+    assert told["start_time"].translate(DIGITS) == made["start_time"].translate(DIGITS)
+    assert all(None in (told[key], made[key]) or type(told[key]) is type(made[key]) for key in made)
 
 
 @each_page

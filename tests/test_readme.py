@@ -146,6 +146,29 @@ def test_a_profile_that_an_old_apparmor_cannot_read_stays_away(place):
     assert not (place / "apparmor.d").exists()
 
 
+@pytest.mark.root
+def test_somebody_else_installs_without_the_profile_and_is_told(place):
+    """And uninstalls, without that of others."""
+    ordinary, apparmor, build = Who("user"), place / "apparmor.d", place / "build"
+    (apparmor / "abi").mkdir(parents=True)
+    (apparmor / "abi/4.0").touch()
+    build.mkdir()
+    (build / "venv").symlink_to(BIN.parent)
+    for path in (place, build):
+        os.chown(path, ordinary.uid, ordinary.uid)
+    make = ["make", "-s", "-C", TOP, f"BUILD={build}", f"PREFIX={place}/prefix", f"APPARMOR={apparmor}"]
+    done = ordinary.run(*make, "install")
+    assert (done.returncode, done.stderr) == (0, "")
+    told, advice = done.stdout.splitlines()
+    assert told.startswith(f"hako: {apparmor} is not yours, ")
+    assert ordinary.run(place / "prefix/bin/hako-run", "--version").returncode == 0
+    subprocess.run(["sh", "-c", advice.removeprefix("      as root: ")], check=True, cwd=TOP)
+    assert confined(apparmor / "hako") == {str(path) for path in (place / "prefix/bin").iterdir()}
+    assert ordinary.run(*make, "uninstall").returncode == 0
+    assert [path.name for path in (place / "prefix").rglob("*") if not path.is_dir()] == []
+    assert (apparmor / "hako").exists()
+
+
 def confined(profile):
     """The programs to which PROFILE of AppArmor is attached, as far as they are there."""
     line = next(line for line in profile.read_text().splitlines() if line.startswith("profile "))

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,10 @@ def place():
     shutil.rmtree(path)
 
 
+WAY_OUT = re.compile(r"(?i)\w+_proxy|pip_\w+|ssl_cert_\w+")  # variables that say how the package index is reached
+CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
+
+
 @pytest.fixture(scope="module")
 def system(place):
     """What runs a script in a fresh Debian, with hako-run; what the scripts write stays for the next."""
@@ -87,6 +92,22 @@ def test_the_debian_package_in_a_fresh_debian(system):
     assert "hako" in system("python3 -c 'import hako; print(hako.__name__)'")
     system("dpkg --purge hako")
     assert system("find /usr /etc /var -name '*hako*'") == ""
+
+
+def test_make_demo_in_a_fresh_debian(system, place):
+    """An ordinary user is told what is missing, root gets it; git, make and python3 have to be there."""
+    do("git", "-C", TOP, "bundle", "create", "-q", place / "root/root/hako.bundle", "HEAD")
+    names = [f"--mount={path}:{path}:ro" for path in ("/etc/resolv.conf", CERTIFICATES)]
+    names += [f"--env={name}" for name in os.environ if WAY_OUT.fullmatch(name)]
+    install = "export DEBIAN_FRONTEND=noninteractive; apt-get update -q; apt-get install -yq --no-install-recommends"
+    system(f"{install} git make python3; git clone -q /root/hako.bundle /srv/hako", "--network=host", *names)
+    told = system("cd /srv/hako; setpriv --reuid=65534 --regid=65534 --clear-groups make demo || echo $?")
+    missing = r"^hako: missing system packages: apt-get install --no-install-recommends gcc( [\w.-]+){20,}$"
+    assert re.search(missing, told, re.M)
+    assert told.endswith("\n2\n")
+    done = system("cd /srv/hako; make demo", "--network=host", *names)
+    assert "hako: installing gcc " in done
+    assert done.splitlines()[-1] == "NoNewPrivs:\t1"
 
 
 @pytest.mark.parametrize("kind", ["sdist", "wheel", "tree"])
