@@ -28,7 +28,8 @@ COMMANDS = {  # what a chain may name
     "hako-check": "check",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENOENT, ENOTDIR, EACCES = 2, 20, 13
+ENOENT, EBADF, ENOTDIR, EACCES = 2, 9, 20, 13
+S_IFMT = 0o170000  # the type of a file in its mode
 
 # Descriptors of the commands of this chain that wait, all close-on-exec: exec
 # closes them, which says "PROG runs"; "!" and a line in them say that it will not.
@@ -236,13 +237,17 @@ def complaint(name, module, words, left):
 def hold_standard_descriptors():
     """Put something in the places of 0, 1 and 2 that are closed, so that nothing of ours gets there.
 
-    It is close-on-exec: PROG meets them closed, as its caller had them.
+    For us stdin is at its end then, and nothing can be written. It is
+    close-on-exec: PROG meets them closed, as its caller had them.
     """
     while True:
-        fd = os.eventfd(0, os.EFD_CLOEXEC)
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         if fd > 2:
             os.close(fd)
             return
+        if fd == 0:  # of an eventfd the end would never come
+            os.close(fd)
+            os.close(os.pipe()[1])
 
 
 def undo_cpython():
@@ -277,6 +282,8 @@ def print_out(data):
 def write_all(fd, data, name):
     """Write all of DATA to FD, called NAME in the message."""
     with call(f"write {name}"):
+        if not os.fstat(fd).st_mode & S_IFMT:  # an eventfd of ours, in the place of what is closed
+            raise OSError(EBADF, "")
         while data:
             data = data[os.write(fd, data) :]
 

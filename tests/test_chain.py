@@ -41,7 +41,16 @@ def test_help_that_cannot_be_written(who, command):
     done = who.run("sh", "-c", f"{command} --help > /dev/full")
     assert (done.returncode, done.stderr) == (125, f"{command}: write stdout: No space left on device\n")
     done = who.run("sh", "-c", f"{command} --help >&-")
-    assert (done.returncode, done.stderr) == (125, f"{command}: write stdout: Invalid argument\n")
+    assert (done.returncode, done.stderr) == (125, f"{command}: write stdout: Bad file descriptor\n")
+
+
+def test_a_closed_stdin_is_at_its_end(who):
+    """Who reads it does not wait for ever."""
+    done = who.run("sh", "-c", "exec hako-task <&-")
+    assert (done.returncode, done.stdout, done.stderr) == (1, '{"status":"requestInvalid"}\n', "")
+    assert who.run("sh", "-c", "exec hako-task --stream <&-").returncode == 0
+    done = who.run("sh", "-c", "exec seccomp-exec /dev/stdin true <&-")
+    assert (done.returncode, done.stderr.count("\n")) == (125, 1)
 
 
 @pytest.mark.parametrize("limit", range(3, 12))
