@@ -90,7 +90,7 @@ def open_root(box):
 
 def open_target(target):
     """A descriptor of the directory TARGET; a Failure if it is not one that was prepared."""
-    with call(f"open {show(target)}"):
+    with call(f"open {show(target)}", "TARGET is a directory: it becomes the root", (ENOENT, ENOTDIR)):
         fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if os.path.samestat(os.fstat(fd), os.stat("/")):
         raise Failure(f"{show(target)} is the root directory, not a sandbox")
@@ -121,7 +121,7 @@ def open_sources(box):
 
 def open_network(path):
     """A descriptor of the network namespace PATH; a Failure if it is anything else."""
-    with call(f"open {show(path)}"):
+    with call(f"--network: open {show(path)}", "neither none, host nor pasta, so a file", (ENOENT,)):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         kind = fcntl.ioctl(fd, kernel.NS_GET_NSTYPE)

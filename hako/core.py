@@ -28,7 +28,9 @@ COMMANDS = {  # what a chain may name
     "hako-check": "check",
 }
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ENOENT, ENOTDIR, EACCES = 2, 20, 13
+ENOENT, ENOEXEC, EBADF, EACCES, ENOTDIR = 2, 8, 9, 13, 20
+S_IFMT = 0o170000  # the type of a file in its mode
+ST_NOEXEC = 8  # of statvfs(2), which the os module lacks
 
 # Descriptors of the commands of this chain that wait, all close-on-exec: exec
 # closes them, which says "PROG runs"; "!" and a line in them say that it will not.
@@ -44,6 +46,9 @@ moved = False
 
 # The argv of PROG, what the chain ends in; None while it is prepared.
 prog = None
+
+# What to say should there be no such PROG: nothing can be looked up by then.
+advice = ""
 
 # While the chain is prepared: the capabilities that PROG will hold, numbers, as
 # far as an earlier link decides that; None if none does.
@@ -81,13 +86,14 @@ def main(argv):
 
 def prepare(argv):
     """Prepare every link of the chain ARGV; return [(name, enter)] and the argv of PROG."""
-    global moved
+    global moved, advice
     entries = []
     while argv and argv[0] in COMMANDS:
         name = argv[0]
         try:
             module = load(name)
             args = read(name, module, argv[1:])
+            asked = args.get("PROG") is not None  # else the command may choose one
             entries.append((name, module.prepare(args)))
         except Failure as err:
             err.name = name
@@ -96,7 +102,20 @@ def prepare(argv):
             return entries, [name]  # it becomes nothing, and is what the chain ends in
         moved = moved or getattr(module, "MOVES", False)
         argv = [args["PROG"], *args["ARG"]] if args["PROG"] is not None else list(module.DEFAULT)
+    advice = advice_on(argv[0]) if asked else f"the default: {name} takes another PROG"
     return entries, argv
+
+
+def advice_on(word):
+    """What to say should there be no PROG of the name WORD, "" for nothing."""
+    if is_option(word):
+        return "options stand before the operands"
+    parts = {part for name in COMMANDS for part in name.split("-")}
+    if "-" not in word or parts.isdisjoint(word.split("-")):
+        return ""
+    from hako import near
+
+    return near.question(word, COMMANDS).rstrip()
 
 
 def load(name):
@@ -192,6 +211,8 @@ def pairs(name, options, word, argv):
     if word.startswith("--"):
         key, given, value = word.partition("=")
         found = [(key, value if given else None)]
+    elif f"-{word.partition('=')[0]}" in options:  # -env=X, which is not meant for -e with nv=X
+        found = [(word.partition("=")[0], None)]
     else:
         found, cluster = [], word[1:]
         while cluster:
@@ -201,7 +222,7 @@ def pairs(name, options, word, argv):
             cluster = "" if takes else cluster
     for key, value in found:
         if key not in options:
-            raise Failure(f"unknown option: {key!r} [see {name} --help]")
+            raise Failure(f"unknown option: {key!r} [{meant(name, options, word)}see {name} --help]")
         if not options[key].argcount:
             if value is not None:
                 raise Failure(f"{key}: takes no value: {word!r}")
@@ -210,6 +231,17 @@ def pairs(name, options, word, argv):
             raise Failure(f"{key}: needs a value [see {name} --help]")
         else:
             yield options[key], argv.pop() if value is None else value
+
+
+def meant(name, options, word):
+    """What WORD, which is none of the OPTIONS of the command NAME, may mean: the beginning of a hint, or ""."""
+    from hako import near, patterns
+
+    docopt, others = import_docopt(), {}
+    for command, module in COMMANDS.items():
+        listed = getattr(patterns, module)(docopt).flat(docopt.Option)
+        others[command] = [option.long for option in listed if command != name]
+    return near.option(word.partition("=")[0], options, others)
 
 
 def answer_help(module, words):
@@ -222,27 +254,50 @@ def answer_help(module, words):
 
 def complaint(name, module, words, left):
     """Why docopt did not take WORDS, of which it LEFT some: one line."""
-    usage = module.__doc__.partition("Usage:")[2].partition(f"\n  {name} (--help")[0]
-    usage = " ".join(usage.split())
     names = [word.name for word in words if word.name]
     twice = [option for option in names if names.count(option) > 1]
     if twice:
         return f"{twice[0]}: given twice"
+    usage = usage_for(name, module, names)
+    missing = required(usage)[len(words) - len(names) :]
+    if missing:
+        return f"{missing[0]} is missing [{usage}]"
     if left and left[-1].name is None:
         return f"too many operands: {left[-1].value!r} [{usage}]"
-    return f"an operand is missing [{usage}]"
+    return f"what does not go together: {' '.join(names)} [see {name} --help]"
+
+
+def usage_for(name, module, names):
+    """The usage of MODULE, the command NAME, in one line: that of several in which most of the options NAMES are."""
+    text = module.__doc__.partition("Usage:")[2].partition(f"\n  {name} (--help")[0]
+    usages = [f"{name} {' '.join(usage.split())}" for usage in text.split(f"\n  {name} ")[1:]]
+    return max(usages, key=lambda usage: sum(option in usage for option in names))
+
+
+def required(usage):
+    """The operands without which USAGE, one line, does not hold: the words in capitals outside of brackets."""
+    depth, found = 0, []
+    for word in usage.split():
+        if not depth and word.isalpha() and word.isupper():
+            found.append(word)
+        depth += word.count("[") - word.count("]")
+    return found
 
 
 def hold_standard_descriptors():
     """Put something in the places of 0, 1 and 2 that are closed, so that nothing of ours gets there.
 
-    It is close-on-exec: PROG meets them closed, as its caller had them.
+    For us stdin is at its end then, and nothing can be written. It is
+    close-on-exec: PROG meets them closed, as its caller had them.
     """
     while True:
-        fd = os.eventfd(0, os.EFD_CLOEXEC)
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         if fd > 2:
             os.close(fd)
             return
+        if fd == 0:  # of an eventfd the end would never come
+            os.close(fd)
+            os.close(os.pipe()[1])
 
 
 def undo_cpython():
@@ -277,6 +332,8 @@ def print_out(data):
 def write_all(fd, data, name):
     """Write all of DATA to FD, called NAME in the message."""
     with call(f"write {name}"):
+        if not os.fstat(fd).st_mode & S_IFMT:  # an eventfd of ours, in the place of what is closed
+            raise OSError(EBADF, "")
         while data:
             data = data[os.write(fd, data) :]
 
@@ -310,12 +367,13 @@ def become(argv, env=None):
             if err.errno not in (ENOENT, ENOTDIR, EACCES) or getattr(err, "final", False):
                 raise unusable(argv[0], err) from err
             if err.errno == EACCES or os.path.lexists(place):
+                err.place = place
                 denied = denied if denied and not hasattr(err, "hint") else err
         except ValueError as err:
             raise Failure(f"{show(argv[0])}: {err}", NOT_EXECUTABLE) from err
     if denied:
         raise unusable(argv[0], denied) from denied
-    raise Failure(f"{show(argv[0])}: No such file or directory", NOT_FOUND)
+    raise Failure(f"{show(argv[0])}: No such file or directory{f' [{advice}]' if advice else ''}", NOT_FOUND)
 
 
 def places(name, env=None):
@@ -327,7 +385,27 @@ def places(name, env=None):
 
 
 def unusable(prog, err):
-    """The Failure of a PROG that is there and cannot be executed, by the OSError ERR, which may have a hint."""
-    missing = "its interpreter or dynamic loader is missing here" if err.errno == ENOENT else ""
-    hint = getattr(err, "hint", missing)
+    """The Failure of a PROG that is there and cannot be executed, by the OSError ERR.
+
+    That may have a hint, or the place where PROG is, which may be looked at then.
+    """
+    hint = getattr(err, "hint", "") or why_not(err.errno, getattr(err, "place", None))
     return Failure(f"{show(prog)}: {err.strerror}" + (f" [{hint}]" if hint else ""), NOT_EXECUTABLE)
+
+
+def why_not(errno, place):
+    """What ERRNO does not tell, of execve(2) of what is at PLACE, None if that is not to be looked at."""
+    if errno == ENOENT:
+        return "its interpreter or dynamic loader is missing here"
+    if errno == ENOEXEC:
+        return "neither a program for this machine nor a script that begins with #!"
+    if errno != EACCES or place is None:
+        return ""
+    try:
+        if os.path.isdir(place):
+            return "a directory"
+        if not os.stat(place).st_mode & 0o111:
+            return "not executable: chmod +x"
+        return "on a mount with noexec" if os.statvfs(place).f_flag & ST_NOEXEC else ""
+    except OSError:
+        return ""

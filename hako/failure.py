@@ -20,23 +20,23 @@ class Failure(Exception):
 
 
 class call:  # noqa: N801  reads as a verb: with call("open /x"):
-    """Make one system call; its OSError becomes the Failure "WHAT: reason HINT".
+    """Make one system call; its OSError becomes the Failure "WHAT: reason HINT"; HINT may be for errnos ONLY.
 
     A class, not contextlib: that import costs 1 ms at every start.
     """
 
-    __slots__ = ("hint", "what")
+    __slots__ = ("hint", "only", "what")
 
-    def __init__(self, what: str, hint: str = "") -> None:
-        self.what = what
-        self.hint = hint
+    def __init__(self, what: str, hint: str = "", only: tuple[int, ...] = ()) -> None:
+        self.what, self.hint, self.only = what, hint, only
 
     def __enter__(self) -> "call":
         return self
 
     def __exit__(self, kind: object, err: BaseException | None, traceback: object) -> None:
         if isinstance(err, OSError):
-            raise refused(self.what, err.errno, self.hint) from err
+            hint = "" if self.only and err.errno not in self.only else self.hint
+            raise refused(self.what, err.errno, hint) from err
 
 
 def line_of(err):

@@ -154,7 +154,9 @@ def capabilities(names):
     for name in names:
         word = name.lower().removeprefix("cap_")
         if word != "all" and word not in kernel.CAPABILITIES:
-            raise Failure(f"--cap-add: no such capability: {name!r}")
+            from hako import near
+
+            raise Failure(f"--cap-add: no such capability: {name!r}{near.hint(word, kernel.CAPABILITIES)}")
         found.add(word)
     if "all" in found:
         return None

@@ -13,6 +13,7 @@ from hako import cgroup, identity, kernel
 from hako.failure import Failure, call, refused
 
 ENOENT, ESRCH, EACCES = 2, 3, 13
+SEE_PS = "hako-ps lists the sandboxes that run"
 
 
 class Inmate:
@@ -35,7 +36,8 @@ class Inmate:
             self.flags = self.differing()
         missing = kernel.CLONE_NEWNS | kernel.CLONE_NEWPID
         if self.flags & missing != missing:
-            raise Failure(f"process {pid} is not in a sandbox: it has not both mounts and pids of its own")
+            reason = "it has not both mounts and pids of its own"
+            raise Failure(f"process {pid} is not in a sandbox: {reason} [{SEE_PS}]")
         self.check_root()
 
     def open(self, pid):
@@ -44,9 +46,8 @@ class Inmate:
         try:
             self.pidfd = kernel.pidfd_open(pid)
         except Failure as err:
-            if err.errno not in (kernel.EINVAL, ENOENT):
-                raise
-            raise refused(f"pidfd_open {pid}", err.errno, "a thread, or no process") from err
+            hints = {**dict.fromkeys((kernel.EINVAL, ENOENT), "a thread, or no process"), ESRCH: SEE_PS}
+            raise refused(f"pidfd_open {pid}", err.errno, hints.get(err.errno, "")) from err
         with call(f"open /proc/{pid}"):
             self.proc = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         poll = select.poll()

@@ -127,7 +127,8 @@ def memory(option, text):
     """TEXT, the value of OPTION, as bytes of memory: a page at least."""
     size = values.size(option, text)
     if size < PAGE:
-        raise Failure(f"{option}: less than a page, {PAGE} bytes: {text!r}")
+        hint = " [without K, M or G it is bytes]" if size and values.digits(text) else ""
+        raise Failure(f"{option}: less than a page, {PAGE} bytes: {text!r}{hint}")
     return size
 
 

@@ -22,10 +22,10 @@ class NewFile:
         place, self.name = os.path.split(path)
         if self.name in ("", ".", ".."):
             raise Failure(f"{option}: not the name of a file: {path!r}")
-        with call(f"open {show(place or '.')}"):
+        with call(f"{option}: open {show(place or '.')}"):
             self.directory = os.open(place or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.check()
-        with call(f"open O_TMPFILE {show(place or '.')}"):
+        with call(f"{option}: open O_TMPFILE {show(place or '.')}"):
             self.fd = self.unnamed()
 
     def check(self):

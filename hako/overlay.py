@@ -15,7 +15,7 @@ import stat
 from hako import kernel
 from hako.failure import SEE_CHECK, Failure, call, refused, show
 
-EACCES, ENODEV, EINVAL, ELOOP, EOPNOTSUPP = 13, 19, 22, 40, 95
+ENOENT, EACCES, ENODEV, ENOTDIR, EINVAL, ELOOP, EOPNOTSUPP = 2, 13, 19, 20, 22, 40, 95
 DIRECTORY = os.O_DIRECTORY | os.O_CLOEXEC
 WORK = ".hako-work-"
 BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
@@ -39,7 +39,8 @@ class Layers:
         self.upper = self.parent = self.work = None
         path = box.overlay.upper
         if path is not None:
-            with call(f"open {show(path)}"):
+            hint = "UPPER is a directory that is there, or tmpfs"
+            with call(f"--overlay: open {show(path)}", hint, (ENOENT, ENOTDIR)):
                 self.upper = os.open(path, os.O_RDONLY | DIRECTORY)
             self.check_apart(path)
             self.lock(path)

@@ -142,8 +142,11 @@ class Loader:
             except Failure as err:
                 if err.errno not in (ENOENT, ENOTDIR):
                     raise
-        known = ", ".join(built_in())
-        raise Failure(f"no such policy: {toml.brief(name)!r} [built in: {known}; a file has a slash]")
+        from hako import near
+
+        known = built_in()
+        hint = f"{near.question(name, known)}built in: {', '.join(known)}; a file has a slash"
+        raise Failure(f"no such policy: {toml.brief(name)!r} [{hint}]")
 
     def text(self, path):
         """The text of the file PATH."""

@@ -64,6 +64,12 @@ class Node:
         """The Wrong MESSAGE about this."""
         return Wrong(self.path, self.offset, message)
 
+    def unknown(self, known):
+        """The Wrong of this, which has none of the keys KNOWN."""
+        from hako import near
+
+        return self.wrong(f"unknown key{near.hint(str(self.path[-1]), known)}")
+
     def of(self, kind):
         """The value, which must be a KIND."""
         if type(self.value) is not kind:
@@ -83,7 +89,7 @@ class Node:
         members = self.members()
         for key, node in members.items():
             if key not in known and key not in needs:
-                raise node.wrong("unknown key")
+                raise node.unknown((*known, *needs))
         for key in needs:
             if key not in members:
                 raise self.wrong(f"{key} is missing")
@@ -154,7 +160,7 @@ def rules_named(name, directory):
     with call("getcwd"):
         path = os.path.abspath(os.path.join(directory, name))
     if not os.path.exists(path):
-        raise Failure(f"neither a built-in profile nor a file: {brief(name)!r}")
+        raise Failure(f"neither a built-in profile nor a file: {brief(name)!r} [{rules.advice_on(name)}]")
     return path
 
 
@@ -195,7 +201,7 @@ class Reader:
             if method is not None:
                 method(item)
             elif key != "@include":
-                raise item.wrong("unknown key")
+                raise item.unknown([name[4:] for name in dir(self) if name.startswith("key_")])
         if self.network is not None:
             node, shared = self.network
             if shared != (self.made.network == "host") and self.made.network is not None:
@@ -415,7 +421,7 @@ class Reader:
             return
         controller, dot, rest = name.partition(".")
         if not dot:
-            raise node.wrong("unknown key")
+            raise node.unknown(("memory", "pids", *CGROUP))
         plain = (controller + rest).replace("_", "").replace(".", "")
         if not (controller and rest and plain.isascii() and plain.isalnum()) or controller == "cgroup":
             raise node.wrong("not a file of a controller, as memory.high")

@@ -45,7 +45,7 @@ def read(data, name):
     """The Record of DATA, the bytes of the file NAME. The last line may be half written: PROG still runs."""
     lines = data.split(b"\n")[:-1]
     if len(lines) < 2:
-        raise Failure(f"{name}: not two lines of use in it yet")
+        raise Failure(f"{name}: not two lines of use in it yet [hako-limit --usage writes them]")
     samples, struck = [], None
     for number, line in enumerate(lines, 1):
         try:

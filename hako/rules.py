@@ -4,13 +4,14 @@ import os
 import stat
 
 from hako import bpf, kernel
-from hako.failure import Failure, call, show
+from hako.failure import Failure, call, refused, show
 
 # kafel, and json with oci, are imported where a text is to be read: what is
 # compiled already, as the built-in profiles are, needs neither.
 
 PROFILES = os.path.join(os.path.dirname(__file__), "profiles")
 MOST_BYTES = 2**18  # of a rule file; the largest known is 60 KB
+ENOENT = 2
 
 
 def architecture():
@@ -59,7 +60,12 @@ def parse(name, include=(), capabilities=()):
     source = profile(name)
     if source:
         return kafel.parse(source, architecture(), included_profile, group)
-    data = read(name)
+    try:
+        data = read(name)
+    except Failure as err:
+        if err.errno != ENOENT or "/" in name:
+            raise
+        raise refused(f"open {show(name)}", ENOENT, f"no built-in profile either: {advice_on(name)}") from err
     if is_program(data):
         return checked_program(name, data)
     source = text(name, data)
@@ -69,6 +75,13 @@ def parse(name, include=(), capabilities=()):
         held = {f"CAP_{kernel.CAPABILITIES[cap].upper()}" for cap in capabilities if cap < len(kernel.CAPABILITIES)}
         return oci.parse(source, architecture(), held, release())
     return kafel.parse(source, architecture(), lambda name: included(include, name), group)
+
+
+def advice_on(name):
+    """A hint for who gave NAME, which is neither a built-in profile nor a file."""
+    from hako import near
+
+    return f"{near.question(name, [known for known, _ in listed(PROFILES)])}see seccomp-exec --list"
 
 
 def profile(name):

@@ -126,7 +126,8 @@ def bind(option, spec):
     flags = fields[2].split(",") if len(fields) == 3 else []
     for flag in flags:
         if flag not in MOUNT_FLAGS:
-            raise Failure(f"{option}: unknown flag {flag!r}: {spec!r}")
+            hint = f"one of {', '.join(sorted(MOUNT_FLAGS))}"
+            raise Failure(f"{option}: unknown flag {flag!r}: {spec!r} [{hint}]")
     if {"ro", "rw"} <= set(flags):
         raise Failure(f"{option}: both ro and rw: {spec!r}")
     check_mount_point(option, dst, spec)

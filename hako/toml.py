@@ -284,7 +284,7 @@ class Parser:
         """WORD without the "_" between its digits, which are ALLOWED ones."""
         found = word.replace("_", "")
         if not found or not allowed.issuperset(found) or word[0] == "_" or word[-1] == "_" or "__" in word:
-            raise self.wrong("neither a string, a number, true nor false")
+            raise self.wrong("neither a string, which has quotes, a number, true nor false")
         return found
 
     def whole(self, word, base):

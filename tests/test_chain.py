@@ -25,10 +25,10 @@ def test_help_and_version(who, command):
     ("argv", "message"),
     [
         (["--bogus"], "unknown option: '--bogus' [see {0} --help]"),
-        (["--hel"], "unknown option: '--hel' [see {0} --help]"),
+        (["--hel"], "unknown option: '--hel' [--help? see {0} --help]"),
         (["-Z"], "unknown option: '-Z' [see {0} --help]"),
         (["--help=x"], "--help: takes no value: '--help=x'"),
-        (["--help\n"], "unknown option: '--help\\n' [see {0} --help]"),
+        (["--help\n"], "unknown option: '--help\\n' [--help? see {0} --help]"),
     ],
 )
 def test_a_wrong_option_is_one_line(who, command, argv, message):
@@ -41,7 +41,16 @@ def test_help_that_cannot_be_written(who, command):
     done = who.run("sh", "-c", f"{command} --help > /dev/full")
     assert (done.returncode, done.stderr) == (125, f"{command}: write stdout: No space left on device\n")
     done = who.run("sh", "-c", f"{command} --help >&-")
-    assert (done.returncode, done.stderr) == (125, f"{command}: write stdout: Invalid argument\n")
+    assert (done.returncode, done.stderr) == (125, f"{command}: write stdout: Bad file descriptor\n")
+
+
+def test_a_closed_stdin_is_at_its_end(who):
+    """Who reads it does not wait for ever."""
+    done = who.run("sh", "-c", "exec hako-task <&-")
+    assert (done.returncode, done.stdout, done.stderr) == (1, '{"status":"requestInvalid"}\n', "")
+    assert who.run("sh", "-c", "exec hako-task --stream <&-").returncode == 0
+    done = who.run("sh", "-c", "exec seccomp-exec /dev/stdin true <&-")
+    assert (done.returncode, done.stderr.count("\n")) == (125, 1)
 
 
 @pytest.mark.parametrize("limit", range(3, 12))
@@ -59,7 +68,25 @@ def test_few_descriptors_are_one_line(who, limit):
 def test_missing_operands_are_one_line(who, command):
     done = who.run(command)
     usage = " ".join(core.load(command).__doc__.partition("Usage:")[2].partition(f"\n  {command} (")[0].split())
-    assert (done.returncode, done.stderr) == (125, f"{command}: an operand is missing [{usage}]\n")
+    first = usage.partition(f" {command} ")[0]  # of several
+    missing = {"hako-run": "TARGET", "hako-enter": "PID", "seccomp-exec": "RULES", "hako-policy": "POLICY"}
+    name = "FILE" if command == "hako-plot" else missing.get(command, "PROG")
+    assert (done.returncode, done.stderr) == (125, f"{command}: {name} is missing [{first}]\n")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["minimal"], "PROG is missing [seccomp-exec [options] [--include=DIR]... RULES [--] PROG [ARG...]]"),
+        (["--dump"], "RULES is missing [seccomp-exec [--include=DIR]... (--export=FILE | --dump) RULES]"),
+        (["--learn=x"], "PROG is missing [seccomp-exec --learn=FILE [--] PROG [ARG...]]"),
+        (["--list", "x"], "too many operands: 'x' [seccomp-exec --list]"),
+        (["--list", "--dump", "x"], "what does not go together: --list --dump [see seccomp-exec --help]"),
+    ],
+)
+def test_the_usage_that_was_meant_is_told(who, argv, message):
+    done = who.run("seccomp-exec", *argv)
+    assert (done.returncode, done.stderr) == (125, f"seccomp-exec: {message}\n")
 
 
 @pytest.mark.parametrize(
@@ -79,8 +106,8 @@ def test_an_option_given_twice(who):
     ("argv", "status", "message"),
     [
         (["sh", "-c", "exit 42"], 42, ""),
-        (["/etc/passwd"], 126, "rlimit-exec: /etc/passwd: Permission denied\n"),
-        (["/"], 126, "rlimit-exec: /: Permission denied\n"),
+        (["/etc/passwd"], 126, "rlimit-exec: /etc/passwd: Permission denied [not executable: chmod +x]\n"),
+        (["/"], 126, "rlimit-exec: /: Permission denied [a directory]\n"),
         (["nosuchcommand"], 127, "rlimit-exec: nosuchcommand: No such file or directory\n"),
         (["/no/such"], 127, "rlimit-exec: /no/such: No such file or directory\n"),
         ([""], 127, "rlimit-exec: an empty name cannot be run: ''\n"),
@@ -97,7 +124,7 @@ def test_exit_status_of_a_link(who, argv, status, message):
     [
         (["/bin/sh", "-c", "exit 42"], 42, ""),
         (["/bin/probe"], 139, ""),
-        (["/file"], 126, "hako-run: /file: Permission denied\n"),
+        (["/file"], 126, "hako-run: /file: Permission denied [not executable: chmod +x]\n"),
         (["nosuchcommand"], 127, "hako-run: nosuchcommand: No such file or directory\n"),
         (["/bin/script"], 126, "hako-run: /bin/script: No such file or directory [{0}]\n"),
     ],

@@ -14,6 +14,7 @@ import pytest
 from conftest import DEADLINE, SYSTEM, Who, wait_until
 
 EVERY = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+SEE_PS = "hako-ps lists the sandboxes that run"
 
 
 @pytest.fixture
@@ -153,7 +154,7 @@ def test_root_enters_an_ordinary_users_sandbox(who, sandboxes):
         ("1x", "PID: not a whole number: '1x'"),
         (" 1", "PID: not a whole number: ' 1'"),
         ("4294967297", "PID: not a whole number: '4294967297'"),
-        ("2147483647", "pidfd_open 2147483647: No such process"),
+        ("2147483647", f"pidfd_open 2147483647: No such process [{SEE_PS}]"),
     ],
 )
 def test_a_pid_that_is_none(who, pid, message):
@@ -170,7 +171,7 @@ def test_a_process_of_the_host_is_refused(who):
     finally:
         process.kill()
         process.communicate()
-    message = f"process {process.pid} is not in a sandbox: it has not both mounts and pids of its own"
+    message = f"process {process.pid} is not in a sandbox: it has not both mounts and pids of its own [{SEE_PS}]"
     assert (done.returncode, done.stdout, done.stderr) == (125, "", f"hako-enter: {message}\n")
 
 

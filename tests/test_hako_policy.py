@@ -17,6 +17,7 @@ from hako import kernel
 
 BUILT_IN = ("compile", "default", "judge", "kiss", "network", "python")
 KISS = '"@include" = ["kiss"]\n'
+SEE_LIST = "see seccomp-exec --list"  # a hint
 vm = pytest.mark.vm
 WATCHED = ("--limit-walltime=9",)
 
@@ -317,9 +318,9 @@ def test_a_mount_point_swapped_meanwhile(who, place):
             "--network: neither none, host, pasta[:ARGS] nor a file with a slash: 'nowhere'",
         ),
         (["--network=/usr", "kiss"], "--network: /usr is not a network namespace"),
-        (["--seccomp=nonsense", "kiss"], "--seccomp: neither a built-in profile nor a file: 'nonsense'"),
+        (["--seccomp=nonsense", "kiss"], f"--seccomp: neither a built-in profile nor a file: 'nonsense' [{SEE_LIST}]"),
         (["--env=NOT_SET_HERE", "kiss"], "--env: not set here: 'NOT_SET_HERE'"),
-        (["--report=/no/such/file", "kiss"], "open /no/such: No such file or directory"),
+        (["--report=/no/such/file", "kiss"], "--report: open /no/such: No such file or directory"),
         (["--work-dir=/no/such", "kiss"], "open /no/such: No such file or directory"),
         (["--bogus", "kiss"], "unknown option: '--bogus' [see hako-policy --help]"),
         (["--hostname=a", "--hostname=b", "kiss"], "--hostname: given twice"),
@@ -340,7 +341,7 @@ def test_bad_input_is_one_line_and_nothing_runs(who, place, argv, message):
         ("bogus = 1\n", "{}:1: bogus: unknown key"),
         ("\nmounts = [{ source = 1 }]\n", "{}:2: mounts[0].source: not a string"),
         ("mounts = [\n", "{}:2:1: "),
-        ('[seccomp]\nrules = "nonsense"\n', "{}:2: seccomp.rules: neither a built-in profile nor a file: 'nonsense'"),
+        ('[seccomp]\nrules = "nonsense"\n', "{}:2: seccomp.rules: neither a built-in profile nor a file: 'nonsense' ["),
     ],
 )
 def test_bad_policies_are_told_by_their_place(who, text, message):
@@ -595,7 +596,7 @@ def test_nothing_is_injected_into_the_terminal(who, terminal):  # noqa: F811  th
     [
         (["/bin/sh", "-c", "exit 42"], 42, ""),
         (["/bin/sh", "-c", "kill -SEGV $$"], 139, ""),
-        (["/usr/lib"], 126, "hako-policy: /usr/lib: Permission denied\n"),
+        (["/usr/lib"], 126, "hako-policy: /usr/lib: Permission denied [a directory]\n"),
         (["no-such-program"], 127, "hako-policy: no-such-program: No such file or directory\n"),
     ],
 )

@@ -372,8 +372,8 @@ def test_it_is_a_link(who):
     ("argv", "status", "message"),
     [
         (["sh", "-c", "exit 42"], 42, ""),
-        (["/etc/passwd"], 126, "landlock-exec: /etc/passwd: Permission denied\n"),
-        (["/"], 126, "landlock-exec: /: Permission denied\n"),
+        (["/etc/passwd"], 126, "landlock-exec: /etc/passwd: Permission denied [not executable: chmod +x]\n"),
+        (["/"], 126, "landlock-exec: /: Permission denied [a directory]\n"),
         (["nosuch"], 127, "landlock-exec: nosuch: No such file or directory\n"),
         (["/no/such"], 127, "landlock-exec: /no/such: No such file or directory\n"),
     ],

@@ -780,7 +780,7 @@ def test_live(who):
     ("options", "message"),
     [
         (["--memory=0"], "--memory: less than a page, 4096 bytes: '0'"),
-        (["--memory=4095"], "--memory: less than a page, 4096 bytes: '4095'"),
+        (["--memory=4095"], "--memory: less than a page, 4096 bytes: '4095' [without K, M or G it is bytes]"),
         (["--memory=64m"], "--memory: not a size, a whole number or one with K, M or G: '64m'"),
         (["--memory=-1"], "--memory: not a size, a whole number or one with K, M or G: '-1'"),
         (["--memory="], "--memory: not a size, a whole number or one with K, M or G: ''"),
@@ -811,10 +811,10 @@ def test_live(who):
         (["--tolerate=pids"], "--tolerate=pids: there is no limit of pids to tolerate"),
         (["--parent="], "--parent: not a cgroup: ''"),
         (["--parent=/no/such"], "--parent: no cgroup /no/such here"),
-        (["--report=/no/such/file"], "open /no/such: No such file or directory"),
+        (["--report=/no/such/file"], "--report: open /no/such: No such file or directory"),
         (["--report=/usr"], "--report: /usr: Is a directory"),
         (["--report="], "--report: not the name of a file: ''"),
-        (["--usage=/no/such/file"], "open /no/such: No such file or directory"),
+        (["--usage=/no/such/file"], "--usage: open /no/such: No such file or directory"),
         (["--time=1", "--time=2"], "--time: given twice"),
     ],
 )
@@ -829,7 +829,10 @@ def test_a_report_that_cannot_be_written(who, place):
     if who.name == "root":
         return  # may write anywhere
     done = who.run("hako-limit", f"--report={place}/locked/x", "touch", str(who.box / "data/ran"))
-    assert (done.returncode, done.stderr) == (125, f"hako-limit: open O_TMPFILE {place}/locked: Permission denied\n")
+    assert (done.returncode, done.stderr) == (
+        125,
+        f"hako-limit: --report: open O_TMPFILE {place}/locked: Permission denied\n",
+    )
     assert not (who.box / "data/ran").exists()
 
 

@@ -116,9 +116,12 @@ def test_what_hako_limit_writes(who, place):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "use: not two lines of use in it yet"),
-        (lines(RISING[:1]), "use: not two lines of use in it yet"),
-        (lines(RISING)[:700].partition("\n")[0], "use: not two lines of use in it yet"),
+        ("", "use: not two lines of use in it yet [hako-limit --usage writes them]"),
+        (lines(RISING[:1]), "use: not two lines of use in it yet [hako-limit --usage writes them]"),
+        (
+            lines(RISING)[:700].partition("\n")[0],
+            "use: not two lines of use in it yet [hako-limit --usage writes them]",
+        ),
         (lines(RISING) + "{}\n", "use:22: not a line of hako-limit --usage"),
         (lines(RISING) + "[]\n", "use:22: not a line of hako-limit --usage"),
         (lines(RISING) + "x\n", "use:22: not a line of JSON"),
@@ -148,11 +151,11 @@ def test_half_a_line_at_the_end_is_of_one_who_still_writes(who, place):
     ("argv", "message"),
     [
         (["use", "-o", "x.jpg"], "--output: ends neither in .svg nor in .png: 'x.jpg'"),
-        (["use", "-o", "no/x.svg"], "open no: No such file or directory"),
+        (["use", "-o", "no/x.svg"], "--output: open no: No such file or directory"),
         (["nothing"], "open nothing: No such file or directory"),
         (["."], "read .: Is a directory"),
         (["use", "more"], "too many operands: 'more' [hako-plot [options] FILE]"),
-        ([], "an operand is missing [hako-plot [options] FILE]"),
+        ([], "FILE is missing [hako-plot [options] FILE]"),
         (["use", "--bogus"], "unknown option: '--bogus' [see hako-plot --help]"),
     ],
 )

@@ -323,7 +323,7 @@ def test_links_behind_it_know_nothing_of_it(who, place):
     ("policy", "path", "message"),
     [
         (SYSTEM, "", "--changes: not the name of a file: ''"),
-        (SYSTEM, "{place}/none/list", "open {place}/none: No such file or directory"),
+        (SYSTEM, "{place}/none/list", "--changes: open {place}/none: No such file or directory"),
         (SYSTEM, "{place}", "--changes: {place}: Is a directory"),
         (
             "kiss",

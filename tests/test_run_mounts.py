@@ -9,6 +9,11 @@ import pytest
 
 from conftest import BUSYBOX
 
+# What hints say.
+BECOMES = "TARGET is a directory: it becomes the root"
+FLAGS = "one of dev, noexec, norec, optional, ro, rw"
+NETWORKS = "neither none, host nor pasta, so a file"
+
 REMOUNT = r"""
 #define _GNU_SOURCE
 #include <errno.h>
@@ -47,11 +52,11 @@ def mounts(place):
     ("target", "message"),
     [
         ("/", "/ is the root directory, not a sandbox"),
-        ("/etc/passwd", "open /etc/passwd: Not a directory"),
-        ("/no/such", "open /no/such: No such file or directory"),
-        ("", "open '': No such file or directory"),
+        ("/etc/passwd", f"open /etc/passwd: Not a directory [{BECOMES}]"),
+        ("/no/such", f"open /no/such: No such file or directory [{BECOMES}]"),
+        ("", f"open '': No such file or directory [{BECOMES}]"),
         ("/usr", "/usr has no directory .hako [mkdir /usr/.hako, if it is meant to be a sandbox]"),
-        ("/dev/null", "open /dev/null: Not a directory"),
+        ("/dev/null", f"open /dev/null: Not a directory [{BECOMES}]"),
     ],
 )
 def test_a_target_that_is_none(who, target, message):
@@ -67,7 +72,7 @@ def test_targets_made_to_confuse(who, place):
     (place / "filed").mkdir()
     (place / "filed/.hako").touch()
     for name, message in (
-        ("fifo", "open {}: Not a directory"),
+        ("fifo", f"open {{}}: Not a directory [{BECOMES}]"),
         ("loop", "open {}: Too many levels of symbolic links"),
         ("linked", "{0} has no directory .hako [mkdir {0}/.hako, if it is meant to be a sandbox]"),
         ("filed", "{0} has no directory .hako [mkdir {0}/.hako, if it is meant to be a sandbox]"),
@@ -130,7 +135,7 @@ def test_flags_of_a_mount(who, place):
     (source / "prog").chmod(0o755)
     assert who.inside("/data/prog", options=[f"-m{source}:/data"]).stdout == "ran\n"
     done = who.inside("/data/prog", options=[f"-m{source}:/data:ro,noexec"])
-    assert (done.returncode, done.stderr) == (126, "hako-run: /data/prog: Permission denied\n")
+    assert (done.returncode, done.stderr) == (126, "hako-run: /data/prog: Permission denied [on a mount with noexec]\n")
     done = who.inside("/bin/busybox", "ls", "/data", options=["-m/no/such:/data:ro,optional"])
     assert (done.returncode, done.stdout) == (0, "")
     done = who.inside("/bin/busybox", "ls", "/data", options=["-m/no/such:/data:ro"])
@@ -186,8 +191,8 @@ def test_names_of_any_kind(who, place, name):
         ("--mount=/usr:", "--mount: DST is empty: '/usr:'"),
         ("--mount=/usr:/", "--mount: DST is the root itself, which is TARGET: '/usr:/'"),
         ("--mount=/usr://.//", "--mount: DST is the root itself, which is TARGET: '/usr://.//'"),
-        ("--mount=/usr:/data:", "--mount: unknown flag '': '/usr:/data:'"),
-        ("--mount=/usr:/data:RO", "--mount: unknown flag 'RO': '/usr:/data:RO'"),
+        ("--mount=/usr:/data:", f"--mount: unknown flag '': '/usr:/data:' [{FLAGS}]"),
+        ("--mount=/usr:/data:RO", f"--mount: unknown flag 'RO': '/usr:/data:RO' [{FLAGS}]"),
         ("--mount=/usr:/data:ro,rw", "--mount: both ro and rw: '/usr:/data:ro,rw'"),
         ("--mount=/usr:/file", "mount point /file: it is a directory, and what it is to show is not"),
         ("--mount=/etc/passwd:/data", "mount point /data: it is a directory, and what it is to show is not"),
@@ -202,7 +207,7 @@ def test_names_of_any_kind(who, place, name):
         ("--tmpfs=/tmp:0", "--tmpfs: a size of 0 would mean no limit: '/tmp:0'"),
         ("--tmpfs=/tmp:-1", "--tmpfs: not a size, a whole number or one with K, M or G: '-1'"),
         ("--network=", "--network: neither none, host nor a file: ''"),
-        ("--network=/no/such", "open /no/such: No such file or directory"),
+        ("--network=/no/such", f"--network: open /no/such: No such file or directory [{NETWORKS}]"),
         ("--network=/etc/passwd", "--network: /etc/passwd is not a network namespace"),
         ("--network=/proc/self/ns/mnt", "--network: /proc/self/ns/mnt is not a network namespace"),
         ("--network=/dev/zero", "--network: /dev/zero is not a network namespace"),

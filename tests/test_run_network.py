@@ -331,7 +331,7 @@ def test_it_can_be_entered(somebody, place):
         ("pasta:sh", "pasta: Both --netns and PID or command given"),
         ("pasta:--,sh", "--network: not an argument for pasta here: '--'"),
         ("pasta:-i,none", "pasta: External interface not usable"),
-        ("Pasta", "open Pasta: No such file or directory"),
+        ("Pasta", "--network: open Pasta: No such file or directory [neither none, host nor pasta, so a file]"),
     ],
 )
 def test_bad_arguments_are_one_line_and_nothing_runs(somebody, network, message):

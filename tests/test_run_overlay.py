@@ -16,6 +16,7 @@ from test_run_mounts import REMOUNT
 
 from conftest import BUSYBOX, DEADLINE, SYSTEM, Who
 
+BE_THERE = "UPPER is a directory that is there, or tmpfs"
 WORK = r"""
 cd /data
 echo more >>file
@@ -248,8 +249,8 @@ def test_a_tmpfs_with_a_size(who, upper):
     ("option", "message"),
     [
         ("--overlay=", "--overlay: neither a directory nor tmpfs: ''"),
-        ("--overlay=/no/such", "open /no/such: No such file or directory"),
-        ("--overlay=/etc/passwd", "open /etc/passwd: Not a directory"),
+        ("--overlay=/no/such", f"--overlay: open /no/such: No such file or directory [{BE_THERE}]"),
+        ("--overlay=/etc/passwd", f"--overlay: open /etc/passwd: Not a directory [{BE_THERE}]"),
         ("--overlay=tmpfs:", "--overlay: not a size, a whole number or one with K, M or G: ''"),
         ("--overlay=tmpfs:0", "--overlay: a size of 0 would mean no limit: 'tmpfs:0'"),
         ("--overlay=tmpfs:1x", "--overlay: not a size, a whole number or one with K, M or G: '1x'"),
@@ -628,11 +629,11 @@ def test_names_that_are_not_utf_8_are_escaped(who, place, upper):
     ("path", "message"),
     [
         ("", "--changes: not the name of a file: ''"),
-        ("{place}/none/list", "open {place}/none: No such file or directory"),
+        ("{place}/none/list", "--changes: open {place}/none: No such file or directory"),
         ("{place}", "--changes: {place}: Is a directory"),
         ("{box}/list", "--changes: {box}/list is in TARGET or UPPER"),
         ("{place}/upper/list", "--changes: {place}/upper/list is in TARGET or UPPER"),
-        ("/proc/list", "open O_TMPFILE /proc: {proc}"),
+        ("/proc/list", "--changes: open O_TMPFILE /proc: {proc}"),
     ],
 )
 def test_a_list_that_cannot_be(who, place, upper, path, message):

@@ -656,7 +656,7 @@ def test_rules_that_are_no_file(who, place):
         (str(place), f"{place}: is a directory"),
         ("/no/such", "open /no/such: No such file or directory"),
         (str(place / "fifo"), f"{place}/fifo:1:1: syntax error, unexpected end of file"),
-        ("", "open '': No such file or directory"),
+        ("", "open '': No such file or directory [no built-in profile either: see seccomp-exec --list]"),
     ):
         done = who.run("seccomp-exec", path, "echo", "ran", timeout=20)
         assert (done.returncode, done.stdout, done.stderr) == (125, "", f"seccomp-exec: {message}\n")

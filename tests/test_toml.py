@@ -203,8 +203,8 @@ def test_lines_and_columns():
         ('a = "\\u12"', "t:1:6: no escape: '\\\\u12\"'"),
         ('a = "\\ud800"', "t:1:6: no character: '\\ud800'"),
         ("a = 01", "t:1:5: a number with a 0 in front"),
-        ("a = yes", "t:1:5: neither a string, a number, true nor false"),
-        ("a = 1__0", "t:1:5: neither a string, a number, true nor false"),
+        ("a = yes", "t:1:5: neither a string, which has quotes, a number, true nor false"),
+        ("a = 1__0", "t:1:5: neither a string, which has quotes, a number, true nor false"),
         ("a = 9223372036854775808", "t:1:5: a number of more than 64 bits"),
         ("a = -9223372036854775809", "t:1:5: a number of more than 64 bits"),
         ("a = 1979-05-27", "t:1:5: a date or a time, which no key takes"),
@@ -216,7 +216,7 @@ def test_lines_and_columns():
         ("{{ seven }} = 1", "t:1:1: a call cannot be a key"),
         ('[a."{{ seven }}"]', "t:1:4: a call cannot be in a key"),
         ("a = 1\n'{{ value \"nothing\" }}' = 1", "t:2:1: a call cannot be in a key"),
-        ("a = 1{{ seven }}", "t:1:5: neither a string, a number, true nor false"),
+        ("a = 1{{ seven }}", "t:1:5: neither a string, which has quotes, a number, true nor false"),
     ],
 )
 def test_mistakes_are_told_with_their_place(text, message):
