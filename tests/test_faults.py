@@ -356,9 +356,8 @@ WORDS = {
     **dict.fromkeys(("fsopen", "fsconfig", "fsmount"), ("mount",)),
 }
 OF_FILES = "open openat openat2 newfstatat fstat read write pwrite64 close fcntl lseek mkdirat symlinkat linkat".split()
-OF_FILES += (
-    "pread64 unlinkat fchownat fchown fchmodat readlinkat readlink getdents64 flock ioctl access chown chmod".split()
-)
+OF_FILES += "pread64 unlinkat mkdir fchownat fchown fchmodat readlinkat readlink getdents64 flock ioctl access".split()
+OF_FILES += "chown chmod recvmsg".split()
 STEPS = ["open ", "stat ", "mount point ", "file /", "symlink ", "mkdir ", "write ", "flock ", "readlink ", "link /"]
 STEPS += ["chroot(", "Opening ", "Creating ", "Writing ", "Reading "]
 STEPS += ["remove what", "keep descriptor", "recvmsg", "poll", "--", "ioctl NS_GET_PARENT"]
@@ -474,8 +473,8 @@ def wrong_with_answer(answer, fault, case):
 
 def wrong_with_traces(stage, case, fault, outcome):
     """Say what is left of OUTCOME, and take it away, but for what cleared_up() sees to."""
-    for place, name in outcome.told("left"):
-        yield f"process {place}, {name}, is left"
+    for words in outcome.told("left"):
+        yield f"process {' '.join(words)} is left"
     if max(int(words[0]) for words in outcome.told("lag")) > 2000 * SLOW:
         yield f"outlived by {outcome.told('lag')} ms"
     # The last work of a supervisor, or of a child of it, is to take away what it made: what fails then is in the way.
