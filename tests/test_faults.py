@@ -74,6 +74,7 @@ ONCE = [
     ("task", "0.0", "setsid", "", 0),
     ("task", "0.0", "keyctl", "", -1),
     ("task", "0", "sendmsg", "", 0),
+    ("task", "0", "ftruncate", "", 0),
     ("task-overlay", "0.1", "unlinkat", "", -1),
     ("task-stream", "0", "pidfd_open", "", 0),
     ("task-stream", "0.0.1", "prctl", "", -1),
