@@ -356,6 +356,7 @@ WORDS = {
     "prlimit64": ("setrlimit",),
     "linkat": ("link",),
     "memfd_create": ("Writing 'stdin'",),
+    "poll": ("write stdout",),
     "unlinkat": ("unlink",),
     "symlinkat": ("symlink",),
     "mkdirat": ("mkdir",),
