@@ -67,6 +67,7 @@ ONCE = [
     ("run-overlay", "0", "rt_sigaction", "", -3),
     ("run-overlay", "0", "signalfd4", "", -1),
     ("limit", "0.1", "close", "", 0),
+    ("limit", "0.1", "close", "", 3),
     ("limit", "0", "poll", "", -1),
     ("limit", "0", "openat", "memory.memsw.limit_in_bytes", 0),
     ("limit-time", "0", "poll", "", -1),
