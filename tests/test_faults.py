@@ -64,6 +64,7 @@ STATUSES = {
 ONCE = [
     ("run", "0", "newfstatat", "", -1),
     ("run", "0", "unlinkat", "pid", 0),
+    ("run-user-namespace", "0.0", "close", "", 0),
     ("run-overlay", "0", "rt_sigaction", "", -3),
     ("run-overlay", "0", "signalfd4", "", -1),
     ("limit", "0.1", "close", "", 0),
