@@ -157,15 +157,13 @@ class Group:
     def close(self):
         """Let go of the directories."""
         self.close_doors()
-        for fd in self.files.values():
-            os.close(fd)
-        self.files.clear()
+        while self.files:  # none twice, should one fail
+            os.close(self.files.popitem()[1])
 
     def close_doors(self):
         """Let go of those that PROG is in: it is in there, or never will be."""
-        for fd in self.doors.values():
-            os.close(fd)
-        self.doors.clear()
+        while self.doors:
+            os.close(self.doors.popitem()[1])
 
     def can_kill(self):
         """Whether there is a way to kill all in here at once."""

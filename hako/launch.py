@@ -106,7 +106,10 @@ class Launch:
 
     def release(self):
         """Let the child go on."""
-        os.write(self.channels.alive[1], b"m")
+        try:
+            os.write(self.channels.alive[1], b"m")
+        except BrokenPipeError:
+            pass  # it has ended already, and has told why
 
     def send(self, fd, name):
         """Send the supervisor the descriptor FD as NAME."""

@@ -65,8 +65,13 @@ class Region:
         self.size = size
         with call("memfd_create"):
             self.fd = os.memfd_create("hako-region", os.MFD_CLOEXEC)
-            os.ftruncate(self.fd, size)
-        self.address = place(self.fd, size)
+        try:
+            with call("ftruncate memfd"):
+                os.ftruncate(self.fd, size)
+            self.address = place(self.fd, size)
+        except Failure:
+            os.close(self.fd)
+            raise
         self.bytes = foreign.memory(self.address, size)
 
     def close(self):

@@ -46,9 +46,9 @@ class Channels:
 
     def of_child(self, waiting):
         """Keep the child's ends, at which the supervisor's death shows; WAITING gets the one that exec closes."""
+        waiting.append(self.started[1])
         for fd in (self.started[0], self.ended[0], self.alive[1]):
             os.close(fd)
-        waiting.append(self.started[1])
 
 
 def hold_signals():

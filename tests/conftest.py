@@ -155,7 +155,8 @@ class Cgroups:
 
     def left(self):
         """What commands have left below their leaves, but for where their callers are."""
-        found = {path for top in self.tops for path in top.glob("leaf-*/*") if path.is_dir()}
+        leaves = [leaf for top in self.tops for leaf in top.glob("leaf-*") if leaf.stat().st_nlink > 2]
+        found = {path for leaf in leaves for path in leaf.iterdir() if path.is_dir()}
         return sorted(str(path) for path in found if path.name != cgroup.CALLERS)
 
     def wait_until_empty(self):

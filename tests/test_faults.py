@@ -5,8 +5,12 @@ processes of hako make up to PROG's exec; then once for each of these calls, for
 each way in which it can go wrong. PROG is tests/faults/probe.c, which tells
 all that it is under: it does not run, or runs under everything, and nothing in
 between. hako-task is asked for it in JSON, and answers every request whatever
-goes wrong, unless it cannot go on itself. `make check-faults` does that, for some hours; `make check` takes
-every HAKO_FAULTS-th of the calls, and those that once were handled wrongly.
+goes wrong, unless it cannot go on itself.
+
+HAKO_FAULTS says which of the calls are tried, besides those that once were handled wrongly:
+N            each N-th: `make check` tries few, `make check-faults` in some hours all
+N+M          each N-th, beginning M later: `make check-hostile` has another M each time
+PLACE/N/WAY  that call of the process PLACE in that WAY, and no other: a failure tells which
 """
 
 import ctypes
@@ -24,7 +28,7 @@ from conftest import DEADLINE, SLOW
 from hako import bpf, kernel
 
 HERE = pathlib.Path(__file__).parent / "faults"
-STRIDE = int(os.environ.get("HAKO_FAULTS", "200"))
+ASKED = os.environ.get("HAKO_FAULTS", "200")
 ARCH = bpf.AUDIT_ARCH[bpf.MACHINE_ARCH[kernel.MACHINE]]
 MARK = {"x86_64": 290, "aarch64": 19}[kernel.MACHINE]  # eventfd2, the first call of hako.core
 KEYCTL = kernel.NUMBER["keyctl"]
@@ -60,9 +64,11 @@ STATUSES = {
 ONCE = [
     ("run", "0", "newfstatat", "", -1),
     ("run", "0", "unlinkat", "pid", 0),
+    ("run-user-namespace", "0.0", "close", "", 0),
     ("run-overlay", "0", "rt_sigaction", "", -3),
     ("run-overlay", "0", "signalfd4", "", -1),
     ("limit", "0.1", "close", "", 0),
+    ("limit", "0.1", "close", "", 3),
     ("limit", "0", "poll", "", -1),
     ("limit", "0", "openat", "memory.memsw.limit_in_bytes", 0),
     ("limit-time", "0", "poll", "", -1),
@@ -70,6 +76,7 @@ ONCE = [
     ("task", "0.0", "setsid", "", 0),
     ("task", "0.0", "keyctl", "", -1),
     ("task", "0", "sendmsg", "", 0),
+    ("task", "0", "ftruncate", "", 0),
     ("task-overlay", "0.1", "unlinkat", "", -1),
     ("task-stream", "0", "pidfd_open", "", 0),
     ("task-stream", "0.0.1", "prctl", "", -1),
@@ -101,6 +108,10 @@ class Fault:
     def words(self):
         """The arguments of the tracer."""
         return self.call.place, str(self.call.n), self.how, str(self.errno)
+
+    def asked(self):
+        """How HAKO_FAULTS names it."""
+        return f"{self.call.place}/{self.call.n}/{self.way}"
 
     def kills_the_supervisor(self):
         """Whether nobody is there to clear up."""
@@ -346,6 +357,8 @@ WORDS = {
     "clone": ("fork",),
     "prlimit64": ("setrlimit",),
     "linkat": ("link",),
+    "memfd_create": ("Writing 'stdin'",),
+    "poll": ("write stdout",),
     "unlinkat": ("unlink",),
     "symlinkat": ("symlink",),
     "mkdirat": ("mkdir",),
@@ -356,9 +369,8 @@ WORDS = {
     **dict.fromkeys(("fsopen", "fsconfig", "fsmount"), ("mount",)),
 }
 OF_FILES = "open openat openat2 newfstatat fstat read write pwrite64 close fcntl lseek mkdirat symlinkat linkat".split()
-OF_FILES += (
-    "pread64 unlinkat fchownat fchown fchmodat readlinkat readlink getdents64 flock ioctl access chown chmod".split()
-)
+OF_FILES += "pread64 unlinkat mkdir fchownat fchown fchmodat readlinkat readlink getdents64 flock ioctl access".split()
+OF_FILES += "chown chmod recvmsg".split()
 STEPS = ["open ", "stat ", "mount point ", "file /", "symlink ", "mkdir ", "write ", "flock ", "readlink ", "link /"]
 STEPS += ["chroot(", "Opening ", "Creating ", "Writing ", "Reading "]
 STEPS += ["remove what", "keep descriptor", "recvmsg", "poll", "--", "ioctl NS_GET_PARENT"]
@@ -474,8 +486,8 @@ def wrong_with_answer(answer, fault, case):
 
 def wrong_with_traces(stage, case, fault, outcome):
     """Say what is left of OUTCOME, and take it away, but for what cleared_up() sees to."""
-    for place, name in outcome.told("left"):
-        yield f"process {place}, {name}, is left"
+    for words in outcome.told("left"):
+        yield f"process {' '.join(words)} is left"
     if max(int(words[0]) for words in outcome.told("lag")) > 2000 * SLOW:
         yield f"outlived by {outcome.told('lag')} ms"
     # The last work of a supervisor, or of a child of it, is to take away what it made: what fails then is in the way.
@@ -554,9 +566,13 @@ def not_cleared_up(stage, argv):
         (stage.place / name).unlink()
 
 
-def chosen(name, calls, salt):
-    """Those of CALLS, of the case NAME, that are tried: each STRIDE-th from one on that SALT says, and ONCE's."""
-    found = dict.fromkeys(calls[sum(salt.encode()) % STRIDE :: STRIDE])
+def chosen(name, calls, way, who):
+    """Those of CALLS, of the case NAME run by WHO, of which each is to go wrong in the WAY: see above."""
+    if "/" in ASKED:
+        return [call for call in calls if Fault(call, way).asked() == ASKED]
+    stride, _, later = ASKED.partition("+")
+    first = sum(f"{name}{way}{who.name}".encode()) + int(later or 0)
+    found = dict.fromkeys(calls[first % int(stride) :: int(stride)])
     for case, place, call, text, which in ONCE:
         same = [other for other in calls if (other.place, other.name) == (place, call) and text in other.text]
         if case == name and same:  # a host may have other files of cgroups
@@ -568,7 +584,7 @@ def chosen(name, calls, salt):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.root if case.cgroups else ()) for name, case in CASES.items()]
 )
-def test_a_fault_leaves_nothing_half_done(name, stage):
+def test_a_fault_leaves_nothing_half_done(name, stage, request):
     case = CASES[name]
     argv = case.argv(stage)
     control = stage.run(argv)
@@ -577,19 +593,19 @@ def test_a_fault_leaves_nothing_half_done(name, stage):
         stage.take_away(stage.place / path)
     wrong, calls = [], control.calls()
     assert {call.place for call in calls} >= {"0", "0.0"}
-    for way in (KILL, DENIED, SHORT):
-        for call in chosen(name, calls, f"{name}{way}{stage.who.name}"):
-            if way == KILL or call.name not in NEVER_FAIL:
-                wrong += try_out(stage, case, argv, control, Fault(call, way))
+    faults = [Fault(call, way) for way in (KILL, DENIED, SHORT) for call in chosen(name, calls, way, stage.who)]
+    faults = [fault for fault in faults if fault.way == KILL or fault.call.name not in NEVER_FAIL]
+    assert faults, f"there is no {ASKED}"
+    for fault in faults:
+        again = f"HAKO_FAULTS={fault.asked()} build/venv/bin/python3 -m pytest -q '{request.node.nodeid}'"
+        wrong += [f"{fault}: {words}\n  {again}" for words in try_out(stage, case, argv, control, fault)]
     assert not wrong, "\n".join(wrong)
 
 
 def try_out(stage, case, argv, control, fault):
     """What is wrong when FAULT happens to ARGV, the command line of CASE, which without it ends as CONTROL."""
     outcome = stage.run(argv, fault)
-    return [
-        f"{fault}: {words}" for words in (*judge(stage, case, control, fault, outcome), *not_cleared_up(stage, argv))
-    ]
+    return [*judge(stage, case, control, fault, outcome), *not_cleared_up(stage, argv)]
 
 
 def judge(stage, case, control, fault, outcome):

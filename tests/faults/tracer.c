@@ -5,7 +5,7 @@
  * call of number MARK in process 0 on and up to its exec of PROG, is where
  *   kill     the process is killed, before the call is made
  *   fail     the call is not made, and fails with ERRNO
- *   after    the call is made, and fails with ERRNO all the same
+ *   after    the call is made, and fails with ERRNO all the same; if it is not a close, as with fail
  *   nothing  nothing happens; PLACE and N mean nothing
  * RECORD becomes a file of lines: "call PLACE N NUMBER ARGUMENT [TEXT]" for each
  * call counted (only with HOW nothing), "hit NUMBER ARGUMENT" when it happened, "exit
@@ -37,7 +37,7 @@
 struct process {
 	pid_t pid;
 	char place[128];
-	int children, calls, known, stopped, ended, becomes_prog, entered;
+	int children, calls, known, stopped, ended, becomes_prog, entered, cloning;
 };
 
 static struct process processes[4096];
@@ -103,10 +103,20 @@ static void text_at(pid_t pid, unsigned long address, char *text, size_t size)
 		}
 }
 
+static int clones(long number)
+{
+#ifdef __x86_64__
+	if (number == SYS_fork || number == SYS_vfork)
+		return 1;
+#endif
+	return number == SYS_clone || number == SYS_clone3;
+}
+
 static void enter_call(struct process *process, struct ptrace_syscall_info *info)
 {
 	long number = info->entry.nr;
 	process->entered = 0;
+	process->cloning = clones(number);
 	if (!started && !strcmp(process->place, "0") && number == mark)
 		started = 1;
 	if (!started || process->becomes_prog)
@@ -129,7 +139,7 @@ static void enter_call(struct process *process, struct ptrace_syscall_info *info
 		return;
 	}
 	process->entered = 1;
-	if (!strcmp(how, "fail"))
+	if (strcmp(how, "after") || number != SYS_close)
 		set_number(process->pid, -1);
 }
 
@@ -137,7 +147,7 @@ static void leave_call(struct process *process)
 {
 	if (process->entered)
 		set_result(process->pid, -error_number);
-	process->entered = 0;
+	process->entered = process->cloning = 0;
 }
 
 static int becomes_init(pid_t pid)
@@ -153,11 +163,10 @@ static void go_on(struct process *process, int number)
 	ptrace(process->becomes_prog ? PTRACE_CONT : PTRACE_SYSCALL, process->pid, 0, number);
 }
 
-static void born(struct process *parent)
+static void born(struct process *parent, pid_t pid)
 {
-	unsigned long pid;
-	ptrace(PTRACE_GETEVENTMSG, parent->pid, 0, &pid);
 	struct process *child = find(pid);
+	parent->cloning = 0;
 	if (snprintf(child->place, sizeof child->place, "%s.%d", parent->place, parent->children++) >= (int)sizeof child->place)
 		exit(99);
 	child->becomes_prog = parent->becomes_prog;
@@ -190,11 +199,29 @@ static void stopped(struct process *process, int status)
 		}
 		go_on(process, 0);
 	} else if (event) {
-		born(process);
+		unsigned long pid;
+		ptrace(PTRACE_GETEVENTMSG, process->pid, 0, &pid);
+		born(process, pid);
 		go_on(process, 0);
 	} else {
 		go_on(process, number);
 	}
+}
+
+/* Who is killed in a clone does not tell of the child, which waits: let it go once it can be nobody else's. */
+static void adopt(void)
+{
+	struct process *dead = 0;
+	for (int i = 0; i < count; i++)
+		if (processes[i].cloning && !processes[i].ended)
+			return;
+		else if (processes[i].cloning)
+			dead = &processes[i];
+	for (int i = 0; dead && i < count; i++)
+		if (processes[i].stopped && !processes[i].known && !processes[i].ended) {
+			born(dead, processes[i].pid);
+			return;
+		}
 }
 
 static int alive(void)
@@ -275,6 +302,7 @@ int main(int argc, char **argv)
 	alarm(seconds * 4);
 	double ended = 0;
 	while (alive()) {
+		adopt();
 		pid_t pid = waitpid(-1, &status, __WALL);
 		if (late && !forced) {
 			end_all();
