@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hako import sandboxes
-from hako.failure import Failure, show
+from hako.failure import Failure
 
 KEYS = "up and down: choose   k: end it   K: kill it   q: quit"
 UP, DOWN = ("\x1b[A", "\x1bOA"), ("\x1b[B", "\x1bOB")
@@ -19,8 +19,8 @@ COLUMNS = ("PID", "SUPERVISOR", "AGE", "CPU", "CPU TIME", "MEMORY", "PROCESSES")
 class Row:
     """A sandbox and what it uses.
 
-    sandbox  a sandboxes.Sandbox
-    name     (pid, start time) of its supervisor: what tells it from others
+    sandbox  a sandboxes.Sandbox, or a sandboxes.Task
+    name     (pid, start time) of the process that its keys mean: what tells it from others
     used     as sandbox.used() said at the monotonic time AT
     rate     percent of a core since the look before, None at the first
     """
@@ -29,7 +29,7 @@ class Row:
 
     def __init__(self, sandbox, before):
         self.sandbox, self.used, self.at = sandbox, sandbox.used(), time.monotonic()
-        self.name = sandbox.supervisors[0].pid, sandbox.supervisors[0].start
+        self.name = sandbox.name
         earlier = before.get(self.name)
         self.rate = None
         if earlier is not None and self.at > earlier.at:
@@ -48,7 +48,7 @@ class Row:
 
     def command(self):
         """Its command line, for people."""
-        return " ".join(map(show, self.sandbox.words()))
+        return self.sandbox.shown()
 
 
 class Board:
@@ -84,7 +84,7 @@ class Board:
         elif key in UP or key in DOWN:
             self.choose(-1 if key in UP else 1)
         elif key in ("k", "K") and self.row() is not None:
-            self.question = self.row(), signal.SIGTERM if key == "k" else signal.SIGKILL
+            self.question = self.row(), signal.Signals(self.row().sandbox.ending if key == "k" else signal.SIGKILL)
         return key != "q"
 
     def answer(self, key):
@@ -114,7 +114,8 @@ class Board:
         for row in self.visible(max(height - 3, 1)):
             style = "reverse" if row.name == self.chosen else ""
             table.add_row(*map(Text, row.cells()), Text(row.command()), style=style)
-        count = f"{len(self.rows)} sandbox{'' if len(self.rows) == 1 else 'es'}"
+        number = sum(row.sandbox.kind != "worker" for row in self.rows)
+        count = f"{number} sandbox{'' if number == 1 else 'es'}"
         return Group(Text(f"{count}   {KEYS}", style="dim", no_wrap=True), table, Text(self.line(), style="bold"))
 
     def visible(self, count):
@@ -129,7 +130,7 @@ class Board:
         if self.question is None:
             return self.told
         row, number = self.question
-        return f"{'kill' if number == signal.SIGKILL else 'end'} {row.name[0]}, {row.command()[:60]}? y or n"
+        return f"{'kill' if number == signal.SIGKILL else 'end'} {row.name[0]}, {row.command().strip()[:60]}? y or n"
 
 
 def of(value, limit, told):

@@ -267,19 +267,20 @@ class Engine:
     free       Slots of cells without a zygote that nobody uses
     places     what group.find() has found
     null       descriptor of /dev/null
+    listing    its listing.Listing, or None
     slots      how many slots a zygote may have by what descriptors there may be
     """
 
     __slots__ = (
-        *("ahead", "cells", "free", "janitor", "jobs", "loop", "null", "places", "queue", "running"),
-        *("slots", "warm", "zygotes"),
+        *("ahead", "cells", "free", "janitor", "jobs", "listing", "loop", "null", "places", "queue"),
+        *("running", "slots", "warm", "zygotes"),
     )
 
     def __init__(self, jobs, warm=True):
         self.jobs, self.warm, self.loop = jobs, warm, Loop()
         self.ahead = max(1, min(jobs, len(os.sched_getaffinity(0))))
         self.queue, self.running, self.cells = deque(), set(), set()
-        self.zygotes, self.free, self.places, self.janitor = {}, [], {}, None
+        self.zygotes, self.free, self.places, self.janitor, self.listing = {}, [], {}, None, None
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.slots = max(2, (raise_descriptors() - zygote.HIGH) // 3)
 
@@ -294,7 +295,16 @@ class Engine:
         while self.queue and len(self.running) < self.jobs:
             job = self.queue.popleft()
             self.running.add(job)
+            if self.listing is not None:
+                self.listing.note()
             job.start(self)
+
+    def leave(self, job):
+        """JOB is over; if it ran, that is counted."""
+        if job in self.running:
+            self.running.remove(job)
+            if self.listing is not None:
+                self.listing.count()
 
     def cancel(self, job):
         """JOB does not run if it does not yet."""
@@ -427,12 +437,12 @@ class Engine:
                 group.clean(self.places[key][0])
         if self.places[key] is None:
             return None
+        if self.janitor is None:  # before there is a cgroup that would be left if there can be none
+            from hako.janitor import Janitor
+
+            self.janitor = Janitor()
         made = group.make(*self.places[key], needed)
         if made is not None:
-            if self.janitor is None:
-                from hako.janitor import Janitor
-
-                self.janitor = Janitor()
             self.janitor.know(made)
         return made
 
@@ -447,6 +457,9 @@ class Engine:
 
     def close(self):
         """End all: jobs, zygotes, and what is left of cgroups."""
+        if self.listing is not None:
+            self.listing.close()
+            self.listing = None
         self.queue.clear()
         self.jobs = 0  # what comes now does not run any more
         for job in list(self.running):

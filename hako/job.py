@@ -316,7 +316,7 @@ class Job:
             os.close(self.user)
         if self.own is not None:
             self.engine.end_group(self.own)
-        self.engine.running.discard(self)
+        self.engine.leave(self)
         if not self.silent:
             self.ended()
         self.engine.start_next()

@@ -9,6 +9,9 @@ environment of that moment: what a policy passes on of it is from there. It
 ends with the caller, in whatever way that ends, and with it all that runs. A
 fork of the caller starts its own. At most 100 programs of run(), popen() and
 stream() run at once; more wait for their turn, and their time runs already.
+
+hako-ps(1) and hako-top(1) list each worker, those of a Pool too, by the command
+line of the caller, and each program that has run for a second.
 """
 
 from __future__ import annotations

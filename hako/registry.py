@@ -12,6 +12,10 @@ import os
 from hako.failure import Failure, call, line_of, show
 
 TRIES = 3  # a reader that looks whether the file is locked holds a lock for a moment
+NEW = "~"  # behind the name of a file that is about to take the place of another
+MOST_BYTES = 1 << 16  # of a file
+LIBRARY = "import hako"  # what its worker is called in the place of a command
+MOST_WORDS = 1000  # bytes of the command line of a task
 
 
 def places():
@@ -69,19 +73,18 @@ class Entry:
     def __init__(self, text):
         self.directory, self.name, self.fd = open_first(), str(os.getpid()), None
         try:
-            self.fd = self.locked()
-            with call("write"):
-                os.write(self.fd, text)
+            self.fd = self.locked(self.name)
+            write(self.fd, text)
         except (OSError, Failure):
             self.remove()
             raise
 
-    def locked(self):
-        """A descriptor of the file, empty, with a lock."""
+    def locked(self, name):
+        """A descriptor of the file NAME, empty, with a lock."""
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         for _ in range(TRIES):
-            with call(f"open {self.name}"):
-                fd = os.open(self.name, flags, 0o600, dir_fd=self.directory)
+            with call(f"open {name}"):
+                fd = os.open(name, flags, 0o600, dir_fd=self.directory)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(fd).st_nlink:
@@ -89,7 +92,21 @@ class Entry:
             except BlockingIOError:
                 pass
             os.close(fd)  # a reader took it for one that was left, and removes it
-        raise Failure(f"flock {self.name}: somebody else has a lock")
+        raise Failure(f"flock {name}: somebody else has a lock")
+
+    def rewrite(self, text):
+        """Have the file say TEXT from now on. Another takes its place: nobody reads one that is half written."""
+        name = f"{self.name}{NEW}"
+        fd = self.locked(name)
+        try:
+            write(fd, text)
+            with call(f"rename {name}"):
+                os.rename(name, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        except Failure:
+            os.close(fd)  # it has no lock then: who reads removes it
+            raise
+        os.close(self.fd)
+        self.fd = fd
 
     def remove(self):
         """Remove the file, if this process has it."""
@@ -100,6 +117,14 @@ class Entry:
             os.close(self.directory)
         except OSError:
             pass  # it is gone already, or will be found without a lock
+
+
+def write(fd, text):
+    """Write TEXT into the file FD."""
+    with call("write"):
+        count = os.write(fd, text)
+    if count < len(text):
+        raise Failure("write: no room for all of it")
 
 
 class Nowhere:
@@ -142,12 +167,50 @@ def text(command, child, inside, own, limits):
     lines = [f"supervisor {os.getpid()} {start_time('self')}", f"child {child}", f"command {command}"]
     if inside is not None:
         lines.append(f"inside {inside}")
+    return joined(lines + bounds(own, limits))
+
+
+def joined(lines):
+    """LINES, as bytes."""
+    return os.fsencode("\n".join((*lines, "")))
+
+
+def bounds(own, limits):
+    """The lines that tell of the group.Group OWN and the limits.Limits LIMITS; each may be None."""
+    lines = []
     if own is not None:
         lines += [f"cgroup {hierarchy or '-'} {path}" for hierarchy, path in own.paths.items()]
         lines += [f"home {controller} {hierarchy or '-'}" for controller, hierarchy in own.homes.items()]
     if limits is not None:
         lines += [f"limit {name} {value}" for name, value in limits.told().items() if value is not None]
-    return os.fsencode("\n".join((*lines, "")))
+    return lines
+
+
+def worker_text(command, counts, tasks):
+    """What there is to say of this process, which runs tasks by COMMAND: lines of bytes.
+
+    COUNTS is {"jobs": how many it runs at once, "running", "ended"}; TASKS are
+    texts, as of task_text(), of which those count that there is room for.
+    """
+    lines = [f"supervisor {os.getpid()} {start_time('self')}", f"command {command}"]
+    text = joined(lines + [f"{name} {count}" for name, count in counts.items()])
+    for one in tasks:
+        if len(text) + len(one) > MOST_BYTES:
+            break
+        text += one
+    return text
+
+
+def task_text(pid, began, words, own, limits):
+    """What there is to say of the task whose init is process PID: lines of bytes.
+
+    It began at the monotonic time BEGAN, seconds, which is told in milliseconds;
+    its command line is WORDS, bytes; the rest as above.
+    """
+    shown = b"\0".join(words)[:MOST_WORDS]
+    return joined(
+        [f"task {pid} {start_time(pid)}", f"began {int(began * 1000)}", f"words {shown.hex()}", *bounds(own, limits)]
+    )
 
 
 def start_time(pid):

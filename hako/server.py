@@ -7,7 +7,7 @@ import sys
 import time
 from _collections import deque
 
-from hako import core, kernel, output, request, supervise, task
+from hako import core, kernel, listing, output, request, supervise, task
 from hako.engine import Engine
 from hako.failure import Failure, call, show
 
@@ -58,6 +58,12 @@ def hold_signals(loop, end):
         _signal.pthread_sigmask(_signal.SIG_SETMASK, ending)
     fd = kernel.signalfd(ending)
     loop.watch(fd, lambda: end(kernel.read_signal(fd)[0]))
+
+
+def enlist(engine):
+    """Have hako-ps list this process and what ENGINE runs, unless an earlier link is listed in the place of it."""
+    if not core.moved:
+        listing.begin(engine, "hako-task")
 
 
 def die(engine, number):
@@ -114,6 +120,7 @@ def answer(engine, data):
         core.say(f"hako-task: {err}")
         core.write_all(1, task.line(failed(err, wanted)), "stdout")
         os._exit(1)
+    enlist(engine)
     engine.submit(task.Task(of, wanted, respond, patient=True))
 
 
@@ -318,6 +325,7 @@ def stream(jobs, ordered, progress):
         find_modules()
         engine = Engine(jobs)
         begin(engine, lambda number: die(engine, number))
+        enlist(engine)
         shown = Progress("tasks") if progress else None
 
         def end(client):
@@ -359,6 +367,7 @@ def listen(path, jobs):
             die(engine, number)
 
         begin(engine, close)
+        enlist(engine)
 
         def end(client):
             with_it = clients.pop(client)

@@ -12,7 +12,7 @@ import os
 import sys
 from _socket import socket
 
-from hako import cell, core, described, guard, job, kernel, output, request, sinks, task, values
+from hako import cell, core, described, guard, job, kernel, listing, output, registry, request, sinks, task, values
 from hako.engine import Engine
 from hako.failure import Failure
 
@@ -52,6 +52,7 @@ class Worker:
         control = socket(fileno=CONTROL)
         self.engine.loop.watch(self.pidfd, self.end)  # also if others, that it has forked, have the socket too
         self.engine.loop.watch(CONTROL, lambda: self.connect(control))
+        listing.begin(self.engine, registry.LIBRARY)
         while True:
             self.engine.loop.turn()
 

@@ -374,7 +374,7 @@ OF_FILES += "chown chmod recvmsg".split()
 STEPS = ["open ", "stat ", "mount point ", "file /", "symlink ", "mkdir ", "write ", "flock ", "readlink ", "link /"]
 STEPS += ["chroot(", "Opening ", "Creating ", "Writing ", "Reading "]
 STEPS += ["remove what", "keep descriptor", "recvmsg", "poll", "--", "ioctl NS_GET_PARENT"]
-PLACE = re.compile(r"a system call at [a-z_]+\.py:\d+: ")  # where one was made that nothing names
+PLACE = re.compile(r"a system call at ([a-z_]+\.py|<frozen importlib[a-z_.]*>):\d+: ")  # of one that nothing names
 LASTING = "id", "status", "code", "signal", "reason", "description", "stdout", "changes"  # keys of a response
 IMPORT = re.compile(r"^[a-z-]+: (import |/\S+: )")
 # They ask whether something is there: if the kernel does not say, it is not.

@@ -48,6 +48,7 @@ PLAN = {
     "plot": set(),
     "board": BASE | {"sandboxes"},
     "registry": BASE,
+    "listing": BASE | {"registry"},
     "sandboxes": BASE | {"group", "kernel", "meter", "registry"},
     "verdict": {"meter"},
     "loop": BASE,
@@ -67,7 +68,7 @@ PLAN = {
     | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
     | {"sandbox", "sinks", "supervise"},
     "server": BASE
-    | {"bpf", "changes", "core", "engine", "janitor", "kafel", "kernel", "landlock", "output", "overlay"}
+    | {"bpf", "changes", "core", "engine", "janitor", "kafel", "kernel", "landlock", "listing", "output", "overlay"}
     | {"progress", "request", "rlimits", "rules", "supervise", "task", "tcp"},
     "limit": BASE | {"cgroup", "group", "keep", "kernel", "meter", "modes", "registry", "supervise", "verdict"},
     "program": BASE | {"guard", "identity", "kernel", "supervise", "values"},
@@ -125,7 +126,8 @@ PLAN = {
     | {"identity", "landlock", "limits", "plan", "policy", "policy_keys", "policy_options", "policy_plan", "rlimits"}
     | {"rules", "sandbox", "values"},
     "worker": BASE
-    | {"cell", "core", "described", "engine", "guard", "job", "kernel", "output", "request", "sinks", "task", "values"},
+    | {"cell", "core", "described", "engine", "guard", "job", "kernel", "listing", "output", "registry", "request"}
+    | {"sinks", "task", "values"},
     "link": BASE | {"worker"},
     "library": BASE | {"link", "rules"},
     "pool": BASE | {"library", "link"},

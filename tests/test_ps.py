@@ -4,12 +4,15 @@ import contextlib
 import json
 import os
 import pathlib
+import re
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
-from conftest import BIN, BUSYBOX, Who, wait_until
+from conftest import BIN, BUSYBOX, DEADLINE, Who, wait_until
 
 # Holds a lock on the file argv[1] with the text argv[2] in it, until its stdin ends.
 FORGER = """
@@ -27,6 +30,12 @@ def listed(who, mark):
     done = who.run("hako-ps", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     return [one for one in map(json.loads, done.stdout.splitlines()) if mark in " ".join(one["command"])]
+
+
+def tasks(who, mark):
+    """Of those: the workers, and the tasks."""
+    found = listed(who, mark)
+    return [[one for one in found if one["kind"] == kind] for kind in ("worker", "task")]
 
 
 def directory(who):
@@ -164,6 +173,205 @@ def test_a_name_that_is_not_plain_is_quoted(who, mark):
         assert row.endswith(f"'{mark}\\x1b[31m\\n\\udcff'")
 
 
+# Workers, and what they run.
+
+
+def sleeper(mark, **keys):
+    """A request to sleep until it is killed, with MARK in the command line."""
+    return json.dumps({"cmd": ["sh", "-c", "sleep 300; exit", mark], **keys}) + "\n"
+
+
+TRUE_TASK = '{"cmd": ["true"]}\n'
+
+
+@contextlib.contextmanager
+def working(who, *argv):
+    """The worker ARGV, to its end by force."""
+    process = who.start(*argv, stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def send(process, *lines):
+    """Send LINES to the stdin of PROCESS."""
+    process.stdin.write("".join(lines))
+    process.stdin.flush()
+
+
+def test_a_stream_is_listed_and_each_task_that_lasts(who, mark):
+    """Those that do not are counted."""
+    argv = ["hako-task", "--stream", "--jobs=3"]
+    with working(who, *argv) as process:
+        wait_until(lambda: of(who, process))
+        (worker,) = of(who, process)
+        assert (worker["pid"], worker["kind"], worker["command"], worker["limits"]) == (None, "worker", argv, {})
+        assert worker["tasks"] == {"jobs": 3, "running": 0, "ended": 0}
+        send(process, sleeper(mark, timeLimit=50), *[TRUE_TASK] * 4, sleeper(mark), "no request\n")
+        wait_until(lambda: len(of(who, process)) == 3)
+        wait_until(lambda: of(who, process)[0]["tasks"] == {"jobs": 3, "running": 2, "ended": 4})
+        _, first, second = of(who, process)
+        for one, limits in ((first, {"time": 50.0}), (second, {})):
+            assert one["command"] == ["sh", "-c", "sleep 300; exit", mark]
+            assert (one["kind"], one["tasks"], one["limits"]) == ("task", None, limits)
+            assert 1 <= one["age"] < 60
+            assert pathlib.Path(f"/proc/{one['pid']}/stat").read_text().rpartition(")")[2].split()[1] == str(
+                process.pid
+            )
+        assert first["pid"] != second["pid"]
+        table = who.run("hako-ps").stdout.splitlines()
+        place = next(number for number, line in enumerate(table) if line.split()[1] == str(process.pid))
+        assert table[place].endswith("  (2 of 3 run, 4 ended) hako-task --stream --jobs=3")
+        for line, one in zip(table[place + 1 : place + 3], (first, second), strict=True):
+            assert line.split()[:2] == [str(one["pid"]), str(process.pid)]
+            assert line.endswith(f"    sh -c 'sleep 300; exit' {mark}")
+    assert of(who, process) == []
+
+
+def of(who, process):
+    """What hako-ps lists of the worker PROCESS."""
+    found = [json.loads(line) for line in who.run("hako-ps", "--json").stdout.splitlines()]
+    return [one for one in found if one["supervisor"] == process.pid]
+
+
+def test_a_task_that_has_ended_is_not_listed_any_more(who, mark):
+    """At once, whatever is written down still."""
+    with working(who, "hako-task", "--stream") as process:
+        send(process, sleeper(mark, timeLimit=1.5))
+        wait_until(lambda: len(of(who, process)) == 2)
+        assert json.loads(process.stdout.readline()) == {"status": "timeLimit"}
+        assert len(of(who, process)) == 1
+        wait_until(lambda: of(who, process)[0]["tasks"]["ended"] == 1)
+        process.communicate(timeout=DEADLINE)
+        assert of(who, process) == []
+        assert str(process.pid) not in os.listdir(directory(who))
+
+
+def test_one_request(who, mark):
+    with working(who, "hako-task") as process:
+        process.stdin.write(sleeper(mark))
+        process.stdin.close()
+        wait_until(lambda: len(of(who, process)) == 2)
+        worker, task = of(who, process)
+        assert worker["tasks"] == {"jobs": 1, "running": 1, "ended": 0}
+        assert task["command"][-1] == mark
+        process.terminate()
+        process.wait(DEADLINE)
+        assert str(process.pid) not in os.listdir(directory(who))
+        process.stdin = None
+
+
+@pytest.mark.usefixtures("mark")
+@pytest.mark.parametrize("request_", [TRUE_TASK, "no request\n"])
+def test_one_request_that_is_over_leaves_nothing(who, request_):
+    make_directory(who)
+    with working(who, "hako-task") as process:
+        assert process.communicate(request_, timeout=DEADLINE)[0].startswith('{"status":')
+        assert str(process.pid) not in os.listdir(directory(who))
+
+
+def test_a_server(who, mark, place):
+    with working(who, "hako-task", f"--listen={place}/socket") as process:
+        wait_until(lambda: of(who, process))
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(f"{place}/socket")
+            client.sendall(sleeper(mark).encode())
+            wait_until(lambda: len(of(who, process)) == 2)
+        wait_until(lambda: [one["tasks"] and one["tasks"]["ended"] for one in of(who, process)] == [1])
+
+
+def test_the_workers_of_a_program(who, mark):
+    """By the command line of that."""
+    code = """
+import hako, sys
+box = hako.Sandbox(time=50)
+with hako.Pool(2) as pool:
+    futures = [pool.submit(box, ["sh", "-c", "sleep 300; exit", sys.argv[1]]), pool.submit(box, ["true"])]
+    print(futures[1].result().status, flush=True)
+    hako.run(["sh", "-c", "sleep 300; exit", sys.argv[1]])
+"""
+    argv = [sys.executable, "-I", "-c", code, mark]
+    with running(who, *argv):
+        wait_until(lambda: [len(found) for found in tasks(who, mark)] == [2, 2])
+        workers, found = tasks(who, mark)
+        assert [one["command"] for one in workers] == [argv] * 2
+        assert sorted((one["tasks"]["running"], one["tasks"]["ended"]) for one in workers) == [(1, 0), (1, 1)]
+        assert {one["supervisor"] for one in found} == {one["supervisor"] for one in workers}
+        assert sorted(one["limits"].get("time", 0) for one in found) == [0, 50.0]
+    wait_until(lambda: listed(who, mark) == [])
+
+
+def test_a_worker_behind_limits_is_one_with_them(who, mark):
+    with working(who, "hako-limit", "--time=50", "hako-task", "--stream", "--jobs=2") as process:
+        send(process, sleeper(mark))
+        wait_until(lambda: tasks(who, mark)[1])
+        (worker,) = [one for one in of(who, process) if one["limits"] == {"time": 50.0}]
+        assert worker["command"] == ["hako-limit", "--time=50", "hako-task", "--stream", "--jobs=2"]
+        assert worker["tasks"] == {"jobs": 2, "running": 1, "ended": 0}
+        assert tasks(who, mark)[1][0]["supervisor"] != process.pid
+
+
+def test_a_task_with_a_root_of_its_own_can_be_entered(who, mark):
+    busybox = {"type": "bind", "src": BUSYBOX, "dest": "/bin/busybox", "ro": True}
+    request = {"cmd": ["/bin/busybox", "sh", "-c", "busybox sleep 300; exit", mark], "mounts": [busybox]}
+    with working(who, "hako-task", "--stream") as process:
+        send(process, json.dumps({**request, "chroot": str(who.box)}) + "\n")
+        wait_until(lambda: tasks(who, mark)[1])
+        (task,) = tasks(who, mark)[1]
+        entered = who.run("hako-enter", "--fork", str(task["pid"]), "/bin/busybox", "ls", "/")
+        assert (entered.stderr, "file" in entered.stdout.split()) == ("", True)
+
+
+def test_a_long_command_line_is_told_as_far_as_there_is_room(who, mark):
+    with working(who, "hako-task", "--stream", "--jobs=100") as process:
+        long = {"cmd": ["sh", "-c", "sleep 300; exit", mark, "\n" * 2000]}
+        send(process, *[json.dumps(long) + "\n"] * 60)
+        wait_until(lambda: len(of(who, process)) > 2)
+        wait_until(lambda: of(who, process)[0]["tasks"]["running"] == 60)
+        found = of(who, process)[1:]
+        words = ["sh", "-c", "sleep 300; exit", mark]
+        assert {tuple(one["command"]) for one in found} == {(*words, "\n" * (999 - len(" ".join(words))))}
+        assert 10 < len(found) < 60
+
+
+def test_nothing_is_written_for_a_task_that_is_over_soon(who, mark, place):
+    """Once in a second at most for all of them together."""
+    argv = ["strace", "-e", "trace=openat,rename,renameat,renameat2,unlinkat,flock", "-o", f"{place}/trace"]
+    count, began = 200, time.monotonic()
+    done = who.run(*argv, "hako-task", "--stream", input=TRUE_TASK * count)
+    took = time.monotonic() - began
+    assert done.stdout == '{"status":"exited","code":0}\n' * count
+    written = re.findall(r'^(rename\w*)\(.*"(\d+)~?"', (place / "trace").read_text(), re.MULTILINE)
+    assert len(written) <= took
+    assert len(re.findall(r"^flock\(.*= 0$", (place / "trace").read_text(), re.MULTILINE)) == 1 + len(written)
+    assert listed(who, mark) == []
+
+
+def test_a_file_that_was_to_take_the_place_of_another_is_removed(who, mark):
+    make_directory(who)
+    left = directory(who) / f"9999998{os.getpid()}~"
+    left.write_text("supervisor")
+    left.chmod(0o600)
+    os.chown(left, who.uid, -1)
+    assert listed(who, mark) == []
+    wait_until(lambda: not left.exists())
+
+
+@pytest.mark.usefixtures("mark")
+def test_who_looks_misses_no_worker_while_it_writes(who):
+    """The file is another each time."""
+    with working(who, "hako-task", "--stream") as process:
+        wait_until(lambda: of(who, process))
+        file, seen = directory(who) / str(process.pid), set()
+        while len(seen) < 3:
+            send(process, TRUE_TASK)
+            assert json.loads(process.stdout.readline())["status"] == "exited"
+            assert len(of(who, process)) == 1
+            seen.add(file.stat().st_ino)
+
+
 TRUE = "supervisor {pid} {start}\nchild 1\ncommand x\n"
 
 
@@ -182,7 +390,7 @@ TRUE = "supervisor {pid} {start}\nchild 1\ncommand x\n"
     ],
 )
 def test_a_file_that_does_not_fit_is_not_believed(who, text, believed):
-    start = pathlib.Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
+    start = start_of(os.getpid())
     make_directory(who)
     file = directory(who) / f"9999999{os.getpid()}"
     python = pathlib.Path(sys.executable).resolve()
@@ -212,6 +420,46 @@ def test_other_things_in_the_directory_do_no_harm(who, mark):
         (place / names[1]).rmdir()
         (place / names[2]).unlink()
         other.unlink()
+
+
+WORKER = "supervisor {pid} {start}\ncommand hako-task\njobs 2\nrunning 1\nended 0\n"
+TASK = "task {task} {began}\nbegan 1\nwords 7800\n"
+
+
+@pytest.mark.usefixtures("mark")
+@pytest.mark.parametrize(
+    "text, kinds",
+    [
+        (WORKER + TASK, ["worker", "task"]),
+        (WORKER + TASK.replace("{began}", "1"), ["worker"]),  # another process
+        (WORKER + TASK.replace("{task} {began}", "{pid} {start}"), ["worker"]),  # not its child
+        (WORKER + TASK.replace("began 1\n", ""), ["worker"]),
+        (WORKER + TASK.replace("words 7800\n", ""), ["worker"]),
+        (WORKER + TASK.replace("words 7800", "words 780"), []),
+        (WORKER.replace("ended 0\n", "") + TASK, []),
+        (WORKER + TASK + "limit time x\n", []),
+    ],
+)
+def test_a_task_that_does_not_fit_is_not_believed(who, text, kinds):
+    make_directory(who)
+    file = directory(who) / f"9999997{os.getpid()}"
+    python = pathlib.Path(sys.executable).resolve()
+    child = subprocess.Popen(["sleep", "300"])
+    pid, task = os.getpid(), child.pid
+    try:
+        filled = text.format(pid=pid, start=start_of(pid), task=task, began=start_of(task))
+        with running(who, python, "-I", "-c", FORGER, file, filled):
+            found = map(json.loads, who.run("hako-ps", "--json").stdout.splitlines())
+            assert [one["kind"] for one in found if one["supervisor"] == os.getpid()] == kinds
+    finally:
+        file.unlink(missing_ok=True)
+        child.kill()
+        child.wait()
+
+
+def start_of(pid):
+    """The start time of process PID, in ticks."""
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
 
 
 @pytest.mark.parametrize("what", ["open", "link", *(["another's"] if os.getuid() == 0 else [])])

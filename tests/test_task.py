@@ -784,6 +784,15 @@ def test_what_a_cgroup_refuses(who, delegated):
     delegated.wait_until_empty()
 
 
+@pytest.mark.parametrize("when, status", [(1, "internalError"), (99, "exited")])
+def test_no_cgroup_is_left_where_nobody_can_be_made_who_would_remove_it(who, delegated, when, status):
+    """That is the first process that is made."""
+    strace = ["strace", "-o", "/dev/null", "-e", f"inject=clone3:error=EAGAIN:when={when}"]
+    request = {"cmd": ["true"], "cgroupConfig": {"pids.max": "9"}}
+    assert json.loads(who.run(*strace, "hako-task", input=json.dumps(request)).stdout)["status"] == status
+    delegated.wait_until_empty()
+
+
 def test_without_a_cgroup_of_ones_own(who):
     if who.name == "root":
         return

@@ -6,11 +6,13 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
 from conftest import BIN, DEADLINE, wait_until
+from hako import kernel
 
 WIDE = 300
 
@@ -156,10 +158,94 @@ def choose(shown, pid):
         text = shown.until(r"y or n")
         shown.type("n")
         shown.until("q: quit(?!(?s:.)*y or n)")
-        if re.search(rf"end {pid}, ", text):
+        if re.search(rf"(end|kill) {pid}, ", text):
             return
         shown.type("Down")
     raise AssertionError(shown.text())
+
+
+@pytest.fixture
+def worker(mine):
+    """A stream of tasks."""
+    process = mine.start("hako-task", "--stream", "--jobs=3", stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def send(process, *requests):
+    """Have PROCESS, a worker, do what REQUESTS ask for."""
+    process.stdin.write("".join(f"{json.dumps(request)}\n" for request in requests))
+    process.stdin.flush()
+
+
+def tasks(who, process):
+    """The tasks of PROCESS that are listed, by the last of their words."""
+    found = map(json.loads, who.run("hako-top", "--json").stdout.splitlines())
+    return {one["command"][-1]: one for one in found if (one["kind"], one["supervisor"]) == ("task", process.pid)}
+
+
+@pytest.mark.parametrize("key", ["k", "K"])
+def test_a_key_kills_a_task_alone(mine, worker, screen, key):
+    """It is told as the end of that one; the others go on, and the worker."""
+    send(worker, *[{"cmd": ["sh", "-c", "sleep 300; exit", f"number-{id}"], "id": id} for id in range(3)])
+    wait_until(lambda: len(tasks(mine, worker)) == 3)
+    pid = tasks(mine, worker)["number-1"]["pid"]
+    shown = screen()
+    text = shown.until(r"sh -c 'sleep 300; exit' number-1 *\n")
+    assert text.startswith("3 sandboxes   ")
+    assert re.search(r"  \(3 of 3 run, 0 ended\) hako-task --stream --jobs=3\s*\n", text)
+    choose(shown, pid)
+    shown.type(key)
+    shown.until(rf"kill {pid}, sh -c 'sleep 300; exit' number-1\? y or n")
+    shown.type("y")
+    shown.until(f"SIGKILL sent to {pid}")
+    assert json.loads(worker.stdout.readline()) == {"status": "killed", "signal": "SIGKILL", "id": 1}
+    send(worker, {"cmd": ["true"], "id": 3})
+    assert json.loads(worker.stdout.readline()) == {"status": "exited", "code": 0, "id": 3}
+    assert sorted(tasks(mine, worker)) == ["number-0", "number-2"]
+    shown.until(r"\(2 of 3 run, 2 ended\)")
+
+
+def test_what_a_task_uses(mine, worker):
+    """And its worker, of which that is a part; before the task has ended and behind that."""
+    busy = {"cmd": ["sh", "-c", "sleep 300 & while :; do :; done", "busy"], "timeLimit": 50}
+    send(worker, busy, {"cmd": ["sleep", "300"]})
+    wait_until(lambda: len(tasks(mine, worker)) == 2 and tasks(mine, worker)["busy"]["cpu"] > 0.5)
+    found = tasks(mine, worker)
+    assert [(found[name]["pids"], found[name]["cpu"] > 0.5) for name in ("busy", "300")] == [(2, True), (1, False)]
+    assert found["busy"]["limits"] == {"time": 50.0}
+    assert found["busy"]["memory"] > 100000
+    os.kill(kernel.children(found["busy"]["pid"])[0], signal.SIGTERM)
+    assert json.loads(worker.stdout.readline()) == {"status": "killed", "signal": "SIGTERM"}
+    found = map(json.loads, mine.run("hako-top", "--json").stdout.splitlines())
+    (one,) = [one for one in found if one["kind"] == "worker"]
+    assert one["supervisor"] == worker.pid
+    assert one["cpu"] > 0.5
+
+
+def test_what_a_task_uses_is_counted_by_its_cgroup(mine, place, delegated):
+    """Pages of a file are no process's, but its."""
+    code = """
+import hako, sys
+script = "head -c 20000000 /dev/zero >/tmp/file; sleep 300; exit"
+hako.run(["sh", "-c", script, sys.argv[1]], memory="64M", pids=9)
+"""
+    process = mine.start(sys.executable, "-I", "-c", code, place.name)
+
+    def found():
+        listed = map(json.loads, mine.run("hako-top", "--json").stdout.splitlines())
+        return [one for one in listed if one["kind"] == "task" and one["command"][-1] == place.name]
+
+    try:
+        wait_until(lambda: [one for one in found() if one["memory"] > 20000000])
+        (task,) = found()
+        assert task["limits"] == {"memory": 64 << 20, "pids": 9}
+        assert task["memory"] < 64 << 20
+    finally:
+        process.kill()
+        process.communicate()
+    delegated.wait_until_empty()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP])

@@ -80,8 +80,10 @@ b\(aqone\entwo\en\(aq True
 .Sh SEE ALSO
 .Xr hako-limit 1 ,
 .Xr hako-policy 1 ,
+.Xr hako-ps 1 ,
 .Xr hako-run 1 ,
 .Xr hako-task 1 ,
+.Xr hako-top 1 ,
 .Xr hako-policy 5 ,
 .Xr hako-report 5
 .Sh CAVEATS

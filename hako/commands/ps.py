@@ -13,14 +13,15 @@ Listed is what hako-run, hako-policy and hako-limit have started for this user
 and wait for: the pid that hako-enter takes, - where there is nothing to enter;
 the pid of the supervisor, with which all ends; the time since the start, in
 hours, minutes and seconds; and the command line. hako-limit and the hako-run
-behind it are one. Exit status: 125 if the list cannot be printed, else 0.
-See hako-top(1), hako-enter(1).
+behind it are one. So is listed hako-task, and each worker of a program that
+uses hako(3), with how many tasks it runs and has run, and below it each task
+that has run for a second. Exit status: 125 if the list cannot be printed, else 0.
+See hako-top(1), hako-enter(1), hako-task(1), hako(3).
 """
 
 import os
 
 from hako import core, json, sandboxes
-from hako.failure import show
 
 HEAD = f"{'PID':>7}  {'SUPERVISOR':>10}  {'AGE':>8}  COMMAND"
 
@@ -38,8 +39,7 @@ def lines(listed):
 def table(listed):
     """A line for people for each of LISTED."""
     rows = [
-        f"{'-' if one.pid is None else one.pid:>7}  {one.supervisor:>10}  {clock(one.age):>8}  "
-        f"{' '.join(map(show, one.words()))}"
+        f"{'-' if one.pid is None else one.pid:>7}  {one.supervisor:>10}  {clock(one.age):>8}  {one.shown()}"
         for one in listed
     ]
     return os.fsencode("\n".join((HEAD, *rows, "")))

@@ -12,7 +12,8 @@ Options:
 
 Shown is what hako-ps lists. A figure is followed by its limit, if it has one.
 The up and down keys choose a sandbox, k ends it, K kills its supervisor, each
-when y has been pressed, and q quits. Needs rich: pip install 'hako[live]'.
+when y has been pressed, and q quits; a task of hako-task(1) or hako(3) is killed
+by both, alone. Needs rich: pip install 'hako[live]'.
 Exit status: 125 if nothing can be shown, else 0, or it dies of the signal
 that ended it.
 See hako-ps(1), hako-limit(1).
