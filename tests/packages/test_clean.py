@@ -94,6 +94,17 @@ def test_the_debian_package_in_a_fresh_debian(system):
     assert system("find /usr /etc /var -name '*hako*'") == ""
 
 
+def test_a_shell_in_a_fresh_debian(system, place):
+    """The example, with the root that it is for; nothing of what was done there stays."""
+    del system
+    script = "dpkg-query -W -f '${Package}\n' base-files; hostname; id -u; rm -r /etc /var; ls / | grep -c etc"
+    env = {"PATH": f"{BIN}:/usr/sbin:/usr/bin:/sbin:/bin"}
+    shell = ["sh", TOP / "examples/chroot_shell.sh", place / "root", "bash"]
+    assert do(*shell, "-c", f"{script}; touch /new", env=env) == "base-files\nroot\n0\n0\n"
+    assert (place / "root/var/lib/dpkg/status").exists()
+    assert not (place / "root/new").exists()
+
+
 def test_make_demo_in_a_fresh_debian(system, place):
     """An ordinary user is told what is missing, root gets it; git, make and python3 have to be there."""
     do("git", "-C", TOP, "bundle", "create", "-q", place / "root/root/hako.bundle", "HEAD")
