@@ -3,7 +3,7 @@
 import _signal
 import os
 
-from hako import cell, group, identity, job, json, plan, request, sandbox, sinks, supervise
+from hako import cell, group, guard, identity, job, json, plan, request, sandbox, sinks, supervise
 from hako.failure import Failure, call
 from hako.limits import Limits
 
@@ -141,6 +141,8 @@ class Task(job.Job):
             cell.places(argv[0], path),
             os.fsencode(wanted.work_dir),
         )
+        if guard.is_terminal(self.order.stdio[0]):
+            self.order.filter = guard.terminal_filter()
         self.open_outputs()
         if wanted.std_streams is not None:
             self.open_streams(wanted.std_streams)
@@ -240,8 +242,9 @@ class Task(job.Job):
         self.outside = False
 
     def join_group(self):
-        """Have it in a cgroup, if it asks for one."""
+        """Have it in a cgroup, if it asks for one or needs one."""
         if self.wanted.cgroup_config is None:
+            super().join_group()
             return
         self.outside = True
         if self.wanted.cgroup is None:

@@ -24,7 +24,7 @@ NOEXEC = NODEV | kernel.MS_NOEXEC
 CLONE = cell.CLONE_VM | kernel.CLONE_PARENT | kernel.CLONE_CLEAR_SIGHAND
 HIGH = 1000  # descriptors from here on are out of the way of cell's fixed ones
 STOPPED = b"!"  # before why it failed
-OWN = b"own"  # where a child makes its proc
+OWN, SEEN = b"own", b"seen"  # where a child makes its proc; where the caller's is
 
 
 def be(plan, parts, ids, control, slots):
@@ -276,9 +276,9 @@ def hide_proc(proc):
         root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     below = kernel.fsmount("tmpfs", build.MASKS, 0, "below /")
     kernel.move_mount(below, root, "/")
-    for name, directory in ((b"f", False), (b"d", True), (OWN, True), (b"seen", True)):
+    for name, directory in ((b"f", False), (b"d", True), (OWN, True), (SEEN, True)):
         place = build.Builder.touch(below, name, directory)
-        if name == b"seen":
+        if name == SEEN:
             kernel.move_mount(proc, place, "below /")
         os.close(place)
     kernel.mount_setattr(below, 0, build.READ_ONLY, "below /")
@@ -386,6 +386,8 @@ def put_proc(made, mount):
             made.ready(kernel.mount_call(None, path, None, flags))
             os.close(place)
     made.ready(kernel.mount_call(own, mount.dst, None, kernel.MS_MOVE))
+    # As long as the kernel sees a proc without covers, PROG could have one too, in a user namespace of its own.
+    made.ready(kernel.mount_call("d", os.fsdecode(SEEN), None, kernel.MS_BIND))
 
 
 def put_dev(made, mount):

@@ -111,6 +111,11 @@ def test_what_is_not_json_has_no_description(who, text):
         ({"cmd": ["true"], "copyFiles": [{"dest": "x"}]}, "copyFiles[0]: 'src' missing", 1),
         ({"cmd": ["true"], "stdStreams": {}}, "stdStreams: 'dest' missing", 1),
         ({"cmd": ["true"], "cgroupConfig": {"memory.max": 1}}, "cgroupConfig.memory.max: Expecting a string", 1),
+        *(
+            ({"cmd": ["true"], "cgroupConfig": {key: "0"}}, f"cgroupConfig.{key}: {moves}", 1)
+            for moves in ["Moves processes, which hako-task does itself"]
+            for key in ("cgroup.procs", "/cgroup.procs", "cgroup.threads", "tasks")
+        ),
     ],
 )
 def test_what_is_invalid_is_told_with_its_place(who, place, request_, description, status):
@@ -262,6 +267,26 @@ def test_stdin(who, place):
     assert text == "Opening '/nosuch': No such file or directory"
     refused = answer(who, *PYTHON, "import os; os.write(0, b'x')", stdin="text", outputs={})
     assert "Bad file descriptor" in refused["stderr"] or "Operation not permitted" in refused["stderr"]
+
+
+TERMINAL = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for request in (0x5423, 0x5412, 0x541C, 0x540E):  # TIOCSETD, TIOCSTI, TIOCLINUX, TIOCSCTTY
+    libc.ioctl(0, ctypes.c_ulong(request), ctypes.create_string_buffer(8))
+    print(ctypes.get_errno())
+    ctypes.set_errno(0)
+"""
+
+
+def test_a_terminal_is_not_to_be_typed_into(who):
+    """Nor taken over, whoever has named it. The control finds no filter: one of these succeeds."""
+    ours, theirs = os.openpty()
+    os.chmod(os.ttyname(theirs), 0o666)
+    assert python(who, TERMINAL, stdin={"path": os.ttyname(theirs)}) == "1\n" * 4
+    assert who.run(*PYTHON, TERMINAL, stdin=theirs).stdout.startswith("0\n")
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_addresses(who):
