@@ -156,6 +156,20 @@ def test_what_runs_inside_is_not_listed_and_leaves_nothing_there(who, mark):
         assert [list((who.box / name).iterdir()) for name in ("run", "tmp")] == [[], []]
 
 
+def test_nor_is_a_worker_that_is_inside(who, mark):
+    for name in ("run", "tmp"):
+        (who.box / name).mkdir(exist_ok=True)
+        os.chown(who.box / name, who.uid, -1)
+    argv = who.sandbox(
+        "hako-task", "--stream", "--jobs=7", options=["--writable", "--proc", "--dev", f"--hostname={mark}"]
+    )
+    with working(who, *argv) as process:
+        send(process, "no request\n")
+        assert json.loads(process.stdout.readline())["status"] == "requestInvalid"
+        assert [one["kind"] for one in listed(who, mark)] in ([], ["sandbox"])  # if it is listed yet
+        assert [list((who.box / name).iterdir()) for name in ("run", "tmp")] == [[], []]
+
+
 def test_what_a_killed_supervisor_left_is_removed(who, mark):
     with running(who, *who.sandbox(*prog(mark))) as process:
         file = directory(who) / str(process.pid)
@@ -370,6 +384,8 @@ def test_who_looks_misses_no_worker_while_it_writes(who):
             assert json.loads(process.stdout.readline())["status"] == "exited"
             assert len(of(who, process)) == 1
             seen.add(file.stat().st_ino)
+        held = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
+        assert sorted(name for name in held if name.startswith(str(file.parent))) == [str(file.parent), str(file)]
 
 
 TRUE = "supervisor {pid} {start}\nchild 1\ncommand x\n"
