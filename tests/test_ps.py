@@ -125,6 +125,12 @@ def test_limits_alone_have_nothing_to_enter(who, mark):
         assert row.endswith(f"hako-limit --time=50 sh -c 'echo; cat' {mark}")
 
 
+def test_a_limit_that_is_never_met(who, mark):
+    """It is written down with an exponent."""
+    with running(who, "hako-limit", f"--time={'9' * 20}", "sh", "-c", "echo; cat", mark):
+        assert [one["limits"] for one in listed(who, mark)] == [{"time": 1e20}]
+
+
 def test_what_another_started_in_the_limits_is_another(who, mark):
     """hako-run as a program, the keeper's child after its parent has gone: not the same chain."""
     inner = f"{BIN}/hako-run --mount={BUSYBOX}:/bin/busybox:ro {who.box} busybox sh -c 'echo; exec busybox cat' {mark}"
@@ -400,6 +406,8 @@ TRUE = "supervisor {pid} {start}\nchild 1\ncommand x\n"
         (TRUE.replace("{pid}", "99999999"), False),
         (TRUE.replace("child 1", "child x"), False),
         (TRUE.replace("child 1\n", ""), False),
+        (TRUE + "limit time inf\n", False),
+        (TRUE + "limit time -1\n", False),
         (TRUE.replace("supervisor", "superviser"), False),
         ("\n" * 70000 + TRUE, False),
         ("", False),
