@@ -43,7 +43,9 @@ class Listed:
         elif key == "home":
             self.homes[name] = "" if rest == "-" else rest
         elif key == "limit":
-            self.limits[name] = float(rest) if "." in rest else int(rest)
+            self.limits[name] = limit = int(rest) if rest.isdigit() else float(rest)
+            if not 0 <= limit < float("inf"):
+                raise ValueError("no limit")
 
     def check(self):
         """A ValueError or a Failure if the process is another, or gone."""

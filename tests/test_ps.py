@@ -125,6 +125,12 @@ def test_limits_alone_have_nothing_to_enter(who, mark):
         assert row.endswith(f"hako-limit --time=50 sh -c 'echo; cat' {mark}")
 
 
+def test_a_limit_that_is_never_met(who, mark):
+    """It is written down with an exponent."""
+    with running(who, "hako-limit", f"--time={'9' * 20}", "sh", "-c", "echo; cat", mark):
+        assert [one["limits"] for one in listed(who, mark)] == [{"time": 1e20}]
+
+
 def test_what_another_started_in_the_limits_is_another(who, mark):
     """hako-run as a program, the keeper's child after its parent has gone: not the same chain."""
     inner = f"{BIN}/hako-run --mount={BUSYBOX}:/bin/busybox:ro {who.box} busybox sh -c 'echo; exec busybox cat' {mark}"
@@ -153,6 +159,20 @@ def test_what_runs_inside_is_not_listed_and_leaves_nothing_there(who, mark):
     with running(who, *who.sandbox(*argv, options=["--writable", "--proc"])):
         (one,) = listed(who, mark)
         assert one["command"][0] == "hako-run"
+        assert [list((who.box / name).iterdir()) for name in ("run", "tmp")] == [[], []]
+
+
+def test_nor_is_a_worker_that_is_inside(who, mark):
+    for name in ("run", "tmp"):
+        (who.box / name).mkdir(exist_ok=True)
+        os.chown(who.box / name, who.uid, -1)
+    argv = who.sandbox(
+        "hako-task", "--stream", "--jobs=7", options=["--writable", "--proc", "--dev", f"--hostname={mark}"]
+    )
+    with working(who, *argv) as process:
+        send(process, "no request\n")
+        assert json.loads(process.stdout.readline())["status"] == "requestInvalid"
+        assert [one["kind"] for one in listed(who, mark)] in ([], ["sandbox"])  # if it is listed yet
         assert [list((who.box / name).iterdir()) for name in ("run", "tmp")] == [[], []]
 
 
@@ -370,6 +390,8 @@ def test_who_looks_misses_no_worker_while_it_writes(who):
             assert json.loads(process.stdout.readline())["status"] == "exited"
             assert len(of(who, process)) == 1
             seen.add(file.stat().st_ino)
+        held = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{process.pid}/fd")]
+        assert sorted(name for name in held if name.startswith(str(file.parent))) == [str(file.parent), str(file)]
 
 
 TRUE = "supervisor {pid} {start}\nchild 1\ncommand x\n"
@@ -384,6 +406,8 @@ TRUE = "supervisor {pid} {start}\nchild 1\ncommand x\n"
         (TRUE.replace("{pid}", "99999999"), False),
         (TRUE.replace("child 1", "child x"), False),
         (TRUE.replace("child 1\n", ""), False),
+        (TRUE + "limit time inf\n", False),
+        (TRUE + "limit time -1\n", False),
         (TRUE.replace("supervisor", "superviser"), False),
         ("\n" * 70000 + TRUE, False),
         ("", False),

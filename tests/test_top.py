@@ -14,7 +14,7 @@ import pytest
 from conftest import BIN, DEADLINE, wait_until
 from hako import kernel
 
-WIDE = 300
+WIDE, HIGH = 300, 60  # with room for what others run
 
 
 class Screen:
@@ -27,7 +27,18 @@ class Screen:
         same = "stty -g > after; cmp before after && echo same"
         script.write_text(f"stty -g > before; {words}; echo status $?; {same}; cat")
         self.tmux(
-            "-f", "/dev/null", "new-session", "-d", "-x", str(WIDE), "-y", "12", "-c", str(place), "sh", str(script)
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            "-x",
+            str(WIDE),
+            "-y",
+            str(HIGH),
+            "-c",
+            str(place),
+            "sh",
+            str(script),
         )
 
     def tmux(self, *argv):
@@ -192,9 +203,11 @@ def test_a_key_kills_a_task_alone(mine, worker, screen, key):
     wait_until(lambda: len(tasks(mine, worker)) == 3)
     pid = tasks(mine, worker)["number-1"]["pid"]
     shown = screen()
-    text = shown.until(r"sh -c 'sleep 300; exit' number-1 *\n")
-    assert text.startswith("3 sandboxes   ")
-    assert re.search(r"  \(3 of 3 run, 0 ended\) hako-task --stream --jobs=3\s*\n", text)
+    shown.until(
+        rf"\n *- +{worker.pid} .*  \(3 of 3 run, 0 ended\) hako-task --stream --jobs=3 *"
+        rf"(\n *\d+ +{worker.pid} .*    sh -c 'sleep 300; exit' number-\d *){{3}}\n"
+    )
+    wait_until(lambda: is_counted(shown.text()))
     choose(shown, pid)
     shown.type(key)
     shown.until(rf"kill {pid}, sh -c 'sleep 300; exit' number-1\? y or n")
@@ -204,24 +217,29 @@ def test_a_key_kills_a_task_alone(mine, worker, screen, key):
     send(worker, {"cmd": ["true"], "id": 3})
     assert json.loads(worker.stdout.readline()) == {"status": "exited", "code": 0, "id": 3}
     assert sorted(tasks(mine, worker)) == ["number-0", "number-2"]
-    shown.until(r"\(2 of 3 run, 2 ended\)")
+    shown.until(rf" {worker.pid} .*\(2 of 3 run, 2 ended\)")
+
+
+def is_counted(text):
+    """Whether as many sandboxes are in TEXT as its first line says: workers are none."""
+    rows = re.findall(r"^ *(?:-|\d+) +\d+ +\d+:\d\d:\d\d.*", text, re.MULTILINE)
+    return text.startswith(f"{sum(' ended) ' not in row for row in rows)} sandboxes ")
 
 
 def test_what_a_task_uses(mine, worker):
     """And its worker, of which that is a part; before the task has ended and behind that."""
     busy = {"cmd": ["sh", "-c", "sleep 300 & while :; do :; done", "busy"], "timeLimit": 50}
     send(worker, busy, {"cmd": ["sleep", "300"]})
-    wait_until(lambda: len(tasks(mine, worker)) == 2 and tasks(mine, worker)["busy"]["cpu"] > 0.5)
+    wait_until(lambda: len(tasks(mine, worker)) == 2 and tasks(mine, worker)["busy"]["cpu"] > 0.1)
     found = tasks(mine, worker)
-    assert [(found[name]["pids"], found[name]["cpu"] > 0.5) for name in ("busy", "300")] == [(2, True), (1, False)]
+    assert [(found[name]["pids"], found[name]["cpu"] > 0.1) for name in ("busy", "300")] == [(2, True), (1, False)]
     assert found["busy"]["limits"] == {"time": 50.0}
     assert found["busy"]["memory"] > 100000
     os.kill(kernel.children(found["busy"]["pid"])[0], signal.SIGTERM)
     assert json.loads(worker.stdout.readline()) == {"status": "killed", "signal": "SIGTERM"}
     found = map(json.loads, mine.run("hako-top", "--json").stdout.splitlines())
-    (one,) = [one for one in found if one["kind"] == "worker"]
-    assert one["supervisor"] == worker.pid
-    assert one["cpu"] > 0.5
+    (one,) = [one for one in found if (one["kind"], one["supervisor"]) == ("worker", worker.pid)]
+    assert one["cpu"] > 0.1
 
 
 def test_what_a_task_uses_is_counted_by_its_cgroup(mine, place, delegated):
