@@ -107,7 +107,7 @@ class Fault:
 
     def words(self):
         """The arguments of the tracer."""
-        return self.call.place, str(self.call.n), self.how, str(self.errno)
+        return self.call.place, str(self.call.n), self.call.number, self.how, str(self.errno)
 
     def asked(self):
         """How HAKO_FAULTS names it."""
@@ -171,7 +171,7 @@ class Stage:
             os.removexattr(self.place / "upper", name)  # a mark of the overlay that was there before
         ours, theirs = os.pipe()
         argv = [str(os.fstat(theirs).st_ino) if word == "STDOUT" else word for word in argv]
-        what = ("0", "0", "nothing", "0") if fault is None else fault.words()
+        what = ("0", "0", "0", "nothing", "0") if fault is None else fault.words()
         source = self.input()
         process = subprocess.Popen(
             [self.tracer, record, *what, str(MARK), str(int(10 * SLOW)), *self.who.command(argv)],
@@ -359,6 +359,8 @@ WORDS = {
     "linkat": ("link",),
     "memfd_create": ("Writing 'stdin'",),
     "poll": ("write stdout",),
+    "chdir": ("Setting work dir",),
+    "fchown": ("chown",),
     "unlinkat": ("unlink",),
     "symlinkat": ("symlink",),
     "mkdirat": ("mkdir",),
@@ -610,9 +612,7 @@ def try_out(stage, case, argv, control, fault):
 
 def judge(stage, case, control, fault, outcome):
     """Say what is wrong with OUTCOME, that of CASE when FAULT happened; CONTROL is the one without a fault."""
-    hit = outcome.told("hit")
-    if hit:  # behind a poll it may have been another call than without a fault
-        fault.call = Call(fault.call.place, fault.call.n, *hit[0], fault.call.text)
+    if outcome.told("hit"):
         yield from (wrong_with_answers if case.requests else wrong_with_status)(case, control, fault, outcome)
     elif (outcome.status, outcome.err) != (control.status, control.err):
         yield f"nothing happened, and status {outcome.status}, {outcome.err!r}"
