@@ -8,7 +8,7 @@ between. hako-task is asked for it in JSON, and answers every request whatever
 goes wrong, unless it cannot go on itself.
 
 HAKO_FAULTS says which of the calls are tried, besides those that once were handled wrongly:
-N            each N-th: `make check` tries few, `make check-faults` in some hours all
+N            each N-th: `make check` tries few, `make check-faults`, in an hour or two, all
 N+M          each N-th, beginning M later: `make check-hostile` has another M each time
 PLACE/N/WAY  that call of the process PLACE in that WAY, and no other: a failure tells which
 """
