@@ -72,6 +72,7 @@ ONCE = [
     ("limit", "0", "poll", "", -1),
     ("limit", "0", "openat", "memory.memsw.limit_in_bytes", 0),
     ("limit-time", "0", "poll", "", -1),
+    ("limit-time", "0", "openat", "/hako-inside", 0),
     ("enter", "0", "newfstatat", "", 0),
     ("task", "0.0", "setsid", "", 0),
     ("task", "0.0", "keyctl", "", -1),
