@@ -1,7 +1,7 @@
 # make          build/venv, with every command as build/venv/bin/NAME
 # make demo     a program in a sandbox, to see it run
 # make check    all tests
-# make check-hostile  the attacks of tests/hostile, all of them
+# make check-hostile  the attacks of tests/hostile, all of them, and each 11th system call of the set-up failing
 # make hostile-table  how they went, beside other tools
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make html     build/html, the pages for the web
@@ -11,13 +11,15 @@
 # make bench    how fast, beside what else there is
 # make fuzz     all that reads what strangers may have written, FUZZ_SECONDS each
 # make soak     thousands of sandboxes, hundreds at once: does anything stay behind?
-# make check-faults each system call of the set-up failing, one at a time: some hours
+# make check-faults each system call of the set-up failing, one at a time: an hour or two
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 
 BUILD = build
 PREFIX = /usr/local
 DESTDIR =
 FUZZ_SECONDS = 600
+# Other calls each time; make shows which, and takes them too: FAULTS=11+1796000000. See tests/test_faults.py.
+FAULTS = 11+$(shell date +%s)
 SOAK = --sequential=10000 --together=300
 PYTHON := $(shell tools/find-python)
 COMMANDS = $(notdir $(wildcard bin/*))
@@ -80,7 +82,7 @@ check: all
 	$(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider -m "not long" tests
 
 check-hostile: all
-	$(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider tests/hostile
+	HAKO_FAULTS=$(FAULTS) $(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider tests/test_faults.py tests/hostile
 
 hostile-table: all
 	@$(VENV)/bin/python3 tests/hostile/table.py

@@ -14,7 +14,7 @@ import os
 import struct
 
 from hako import identity, kernel, steps
-from hako.failure import show
+from hako.failure import call, show
 
 SIZE = 16 * 2**20  # of a Slot: what the kernel takes of arguments, and more; only what is used takes memory
 SETUP = 2**18  # of that, for the set-up
@@ -92,7 +92,8 @@ class Slot:
 
     def __init__(self, region, start):
         self.region, self.names, self.prog = region, {}, None
-        self.inner, self.socket = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        with call("socketpair"):
+            self.inner, self.socket = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         arena = steps.Arena(region, start, start + SETUP)
         self.record, self.status, self.usage = arena.space(RECORD.size), arena.space(8), arena.space(USAGE.size)
         data, control = arena.words(0), arena.space(16 + 4 * MOST_DESCRIPTORS + 8)

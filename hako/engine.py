@@ -104,10 +104,14 @@ class Zygote:
         self.engine, self.plan, self.failure, self.named = engine, of, None, named(of.box)
         self.ready, self.ended, self.live = False, False, 0
         count = min(2 * engine.jobs + 1, MOST_SLOTS, engine.slots)
-        self.region = steps.Region(count * cell.SIZE)
-        self.slots = [cell.Slot(self.region, number * cell.SIZE) for number in range(count)]
+        self.region, self.slots = steps.Region(count * cell.SIZE), []
         self.free, self.making, self.spares, self.waiting = deque(range(count)), deque(), deque(), deque()
-        self.control, inner = kernel.socketpair()
+        try:
+            self.slots += (cell.Slot(self.region, number * cell.SIZE) for number in range(count))
+            self.control, inner = kernel.socketpair()
+        except Failure:
+            self.let_go()
+            raise
         flags = kernel.CLONE_NEWUSER | kernel.CLONE_NEWNS
         flags |= 0 if "uts" in of.box.share else kernel.CLONE_NEWUTS
         try:
@@ -373,7 +377,7 @@ class Engine:
         """A Cell for JOB that is built from the beginning."""
         of = job.plan
         ids = self.ids(of)
-        slot = self.free.pop() if self.free else cell.Slot(steps.Region(cell.SIZE), 0)
+        slot = self.free.pop() if self.free else self.new_slot()
         slot.clear()
         try:
             pid, pidfd = self.clone(build.namespaces(of.box))
@@ -384,6 +388,16 @@ class Engine:
             self.put_back(slot)
             raise
         return Cell(self, slot, pid, pidfd)
+
+    @staticmethod
+    def new_slot():
+        """A Slot of no zygote."""
+        region = steps.Region(cell.SIZE)
+        try:
+            return cell.Slot(region, 0)
+        except Failure:
+            region.close()
+            raise
 
     def put_back(self, slot):
         """Nobody uses SLOT, which is of no zygote, any more."""

@@ -51,6 +51,8 @@ class Group:
         except BaseException:
             rmdir(inside)
             rmdir(path)
+            if hierarchy in self.files:
+                os.close(self.files.pop(hierarchy))  # who can do without goes on, and is to know of none
             raise
         self.homes.update(dict.fromkeys(controllers, hierarchy))
 

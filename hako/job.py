@@ -374,13 +374,14 @@ class Job:
         def end():
             self.engine.loop.forget(pidfd)
             os.close(pidfd)
-            failed = os.waitpid(pid, 0)[1] != 0
+            _, status = os.waitpid(pid, 0)
             with open(listing, "rb") as file:
                 file.seek(0)
                 self.changes = file.read()
-            if failed:
-                why, self.changes = os.fsdecode(self.changes), b""
-                self.text = self.text or why or "who reads the changes was killed"
+            if status:
+                # Of one that was killed it is the list, as far as there is one.
+                why = "" if os.WIFSIGNALED(status) else os.fsdecode(self.changes)
+                self.text, self.changes = self.text or why or "who reads the changes was killed", b""
             self.conclude()
 
         self.engine.loop.watch(pidfd, end)

@@ -322,7 +322,11 @@ def arrange(plan, ids, proc, memory):
 
 def high(fd):
     """A descriptor of what FD is that is out of the way."""
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    except OSError as err:
+        hint = f"RLIMIT_NOFILE must be more than {HIGH} here" if err.errno == kernel.EINVAL else ""
+        raise refused("fcntl F_DUPFD_CLOEXEC", err.errno, hint) from err
 
 
 def put_own(made, plan, layout, own):

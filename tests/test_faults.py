@@ -8,7 +8,7 @@ between. hako-task is asked for it in JSON, and answers every request whatever
 goes wrong, unless it cannot go on itself.
 
 HAKO_FAULTS says which of the calls are tried, besides those that once were handled wrongly:
-N            each N-th: `make check` tries few, `make check-faults` in some hours all
+N            each N-th: `make check` tries few, `make check-faults`, in an hour or two, all
 N+M          each N-th, beginning M later: `make check-hostile` has another M each time
 PLACE/N/WAY  that call of the process PLACE in that WAY, and no other: a failure tells which
 """
@@ -72,12 +72,14 @@ ONCE = [
     ("limit", "0", "poll", "", -1),
     ("limit", "0", "openat", "memory.memsw.limit_in_bytes", 0),
     ("limit-time", "0", "poll", "", -1),
+    ("limit-time", "0", "openat", "/hako-inside", 0),
     ("enter", "0", "newfstatat", "", 0),
     ("task", "0.0", "setsid", "", 0),
     ("task", "0.0", "keyctl", "", -1),
     ("task", "0", "sendmsg", "", 0),
     ("task", "0", "ftruncate", "", 0),
     ("task-overlay", "0.1", "unlinkat", "", -1),
+    ("task-overlay", "0.1", "exit_group", "", 0),
     ("task-stream", "0", "pidfd_open", "", 0),
     ("task-stream", "0.0.1", "prctl", "", -1),
 ]
@@ -107,7 +109,7 @@ class Fault:
 
     def words(self):
         """The arguments of the tracer."""
-        return self.call.place, str(self.call.n), self.how, str(self.errno)
+        return self.call.place, str(self.call.n), self.call.number, self.how, str(self.errno)
 
     def asked(self):
         """How HAKO_FAULTS names it."""
@@ -171,7 +173,7 @@ class Stage:
             os.removexattr(self.place / "upper", name)  # a mark of the overlay that was there before
         ours, theirs = os.pipe()
         argv = [str(os.fstat(theirs).st_ino) if word == "STDOUT" else word for word in argv]
-        what = ("0", "0", "nothing", "0") if fault is None else fault.words()
+        what = ("0", "0", "0", "nothing", "0") if fault is None else fault.words()
         source = self.input()
         process = subprocess.Popen(
             [self.tracer, record, *what, str(MARK), str(int(10 * SLOW)), *self.who.command(argv)],
@@ -359,6 +361,8 @@ WORDS = {
     "linkat": ("link",),
     "memfd_create": ("Writing 'stdin'",),
     "poll": ("write stdout",),
+    "chdir": ("Setting work dir",),
+    "fchown": ("chown",),
     "unlinkat": ("unlink",),
     "symlinkat": ("symlink",),
     "mkdirat": ("mkdir",),
@@ -610,9 +614,7 @@ def try_out(stage, case, argv, control, fault):
 
 def judge(stage, case, control, fault, outcome):
     """Say what is wrong with OUTCOME, that of CASE when FAULT happened; CONTROL is the one without a fault."""
-    hit = outcome.told("hit")
-    if hit:  # behind a poll it may have been another call than without a fault
-        fault.call = Call(fault.call.place, fault.call.n, *hit[0], fault.call.text)
+    if outcome.told("hit"):
         yield from (wrong_with_answers if case.requests else wrong_with_status)(case, control, fault, outcome)
     elif (outcome.status, outcome.err) != (control.status, control.err):
         yield f"nothing happened, and status {outcome.status}, {outcome.err!r}"

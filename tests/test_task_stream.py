@@ -454,6 +454,22 @@ def test_sandboxes_made_ahead_are_killed(started):
     assert {response["status"] for response in found} <= {"exited", "killed", "internalError"}
 
 
+@pytest.mark.parametrize("keys", [{}, {"mounts": [TMP, TMP]}], ids=["warm", "cold"])
+@pytest.mark.parametrize("limit", [*range(8, 16), 900])
+def test_with_few_descriptors(who, limit, keys):
+    """Each request is told what is short, and what was opened for it is closed again."""
+    process = who.start("prlimit", f"--nofile={limit}", "--", "hako-task", "--stream", stdin=subprocess.PIPE)
+    counts = []
+    for _ in range(3):
+        send(process, echo(0, **keys))
+        told = json.loads(process.stdout.readline())
+        assert told["status"] == "internalError"
+        assert "Too many open files" in told["description"] or "[RLIMIT_NOFILE must be" in told["description"]
+        counts.append(len(os.listdir(f"/proc/{process.pid}/fd")))
+    assert counts[1:] == counts[:1] * 2
+    assert process.communicate(timeout=DEADLINE) == ("", "")
+
+
 def test_progress_is_for_a_terminal(who):
     """Elsewhere it says nothing."""
     done = who.run("hako-task", "--stream", "--progress", input=lines(*map(echo, range(3))))

@@ -1,12 +1,13 @@
-/* tracer RECORD PLACE N HOW ERRNO MARK SECONDS ARGV... - run ARGV and let one of its system calls go wrong
+/* tracer RECORD PLACE N NUMBER HOW ERRNO MARK SECONDS ARGV... - run ARGV and let one of its system calls go wrong
  *
  * PLACE is a process: 0 is the one that is started, 0.1 its second child, 0.1.0
  * the first child of that. The N-th system call of it, counted from the first
- * call of number MARK in process 0 on and up to its exec of PROG, is where
+ * call of number MARK in process 0 on and up to its exec of PROG, or, where things
+ * came in another order, the first one behind that has this NUMBER, is where
  *   kill     the process is killed, before the call is made
  *   fail     the call is not made, and fails with ERRNO
- *   after    the call is made, and fails with ERRNO all the same; if it is not a close, as with fail
- *   nothing  nothing happens; PLACE and N mean nothing
+ *   after    the call is made, and fails with ERRNO all the same
+ *   nothing  nothing happens; PLACE, N and NUMBER mean nothing
  * RECORD becomes a file of lines: "call PLACE N NUMBER ARGUMENT [TEXT]" for each
  * call counted (only with HOW nothing), "hit NUMBER ARGUMENT" when it happened, "exit
  * STATUS" and "signal N" for the end of process 0, "exec PLACE" for each process that
@@ -41,10 +42,10 @@ struct process {
 };
 
 static struct process processes[4096];
-static int count, started, forced;
+static int count, started, forced, hit;
 static FILE *record;
 static const char *target, *how;
-static long nth, error_number, mark;
+static long nth, wanted, error_number, mark;
 static volatile sig_atomic_t late;
 
 static void on_alarm(int number) { late = 1; }
@@ -131,15 +132,16 @@ static void enter_call(struct process *process, struct ptrace_syscall_info *info
 			(unsigned long long)info->entry.args[0], text);
 		return;
 	}
-	if (n != nth || strcmp(process->place, target))
+	if (hit || n < nth || number != wanted || strcmp(process->place, target))
 		return;
+	hit = 1;
 	fprintf(record, "hit %ld %llu\n", number, (unsigned long long)info->entry.args[0]);
 	if (!strcmp(how, "kill")) {
 		kill(process->pid, SIGKILL);
 		return;
 	}
 	process->entered = 1;
-	if (strcmp(how, "after") || number != SYS_close)
+	if (!strcmp(how, "fail"))
 		set_number(process->pid, -1);
 }
 
@@ -259,12 +261,12 @@ static double now(void)
 
 int main(int argc, char **argv)
 {
-	if (argc < 9)
+	if (argc < 10)
 		return 99;
 	record = fopen(argv[1], "we");
-	target = argv[2], nth = atol(argv[3]), how = argv[4];
-	error_number = atol(argv[5]), mark = atol(argv[6]);
-	int seconds = atoi(argv[7]), status, ready[2];
+	target = argv[2], nth = atol(argv[3]), wanted = atol(argv[4]), how = argv[5];
+	error_number = atol(argv[6]), mark = atol(argv[7]);
+	int seconds = atoi(argv[8]), status, ready[2];
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	if (!record || pipe(ready))
 		return 99;
@@ -277,7 +279,7 @@ int main(int argc, char **argv)
 		close(ready[0]);
 		fclose(record);
 		prctl(PR_SET_CHILD_SUBREAPER, 0);
-		execvp(argv[8], argv + 8);
+		execvp(argv[9], argv + 9);
 		_exit(99);
 	}
 	struct process *process = find(first);
