@@ -89,7 +89,7 @@ def open_root(box):
 
 def open_target(target):
     """A descriptor of the directory TARGET; a Failure if it is not one that was prepared."""
-    with call(f"open {show(target)}", "TARGET is a directory: it becomes the root", (ENOENT, ENOTDIR)):
+    with call(f"open {show(target)}", "TARGET, the root to be, must be a directory", (ENOENT, ENOTDIR)):
         fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if os.path.samestat(os.fstat(fd), os.stat("/")):
         raise Failure(f"{show(target)} is the root directory, not a sandbox")

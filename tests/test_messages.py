@@ -15,7 +15,7 @@ TOP = pathlib.Path(__file__).parent.parent
 RUN = "hako-run [options] [--mount=SPEC]... [--tmpfs=SPEC]... [--env=SPEC]... [--cap-add=CAP]... [--keep-fd=N]..."
 ENTER = "hako-enter [options] [--env=SPEC]... [--cap-add=CAP]... [--keep-fd=N]... PID [--] [PROG [ARG...]]"
 LIMIT = "hako-limit [options] [--cgroup=SPEC]... [--tolerate=NAME]... [--] PROG [ARG...]"
-BECOMES = "TARGET is a directory: it becomes the root"
+BECOMES = "TARGET, the root to be, must be a directory"
 MISSING = "its interpreter or dynamic loader is missing here"
 NO_FORMAT = "neither a program for this machine nor a script that begins with #!"
 SIZE = "not a size, a whole number or one with K, M or G"
