@@ -11,7 +11,7 @@ import select
 import stat
 import time
 
-from hako import bpf, core, kafel, kernel, program, report, rules, start, supervise, syscalls
+from hako import bpf, core, kafel, kernel, program, progress, report, rules, start, supervise, syscalls
 from hako.failure import Failure, call, show
 
 SIGSYS = 31
@@ -29,6 +29,7 @@ def enter(watcher):
     signals = supervise.hold_signals()
     channels = supervise.Channels()
     sockets = kernel.socketpair()
+    watcher.begin()
     dumpable = kernel.prctl("GET_DUMPABLE")
     kernel.prctl("SET_DUMPABLE", 0)  # the supervisor's memory and files are none of PROG's, which may have its uid
     try:
@@ -188,6 +189,9 @@ class Reporter:
         }
         core.write(self.file, json.dumps(line).encode() + b"\n")
 
+    def begin(self):
+        """There is nothing to begin with."""
+
     def undo(self):
         """There is nothing to take back."""
 
@@ -212,10 +216,11 @@ class Learner:
     used   {number: set of values of its telling argument, or None for any}
     calls  how many there were
     new    whether there was no such file
+    shown  a progress.Progress, from begin() on
     """
 
     def __init__(self, path):
-        self.path, self.used, self.calls = path, {}, 0
+        self.path, self.used, self.calls, self.shown = path, {}, 0, None
         self.arch = rules.architecture()
         self.file, self.new = self.opened()
         if not stat.S_ISREG(os.fstat(self.file).st_mode):
@@ -228,6 +233,10 @@ class Learner:
             number = syscalls.number(self.arch, name)
             if number is not None:
                 self.allow(number, None)
+
+    def begin(self):
+        """Look where to say how far it is: a supervisor has no stdout any more."""
+        self.shown = progress.Progress("calls", beside=True)
 
     def opened(self):
         """A descriptor of the file, and whether it was made."""
@@ -272,12 +281,14 @@ class Learner:
         """Write down the call ASKED; it goes on."""
         argument = TELLING.get(syscalls.name(self.arch, asked.nr))
         self.calls += 1
+        self.shown.tell(self.calls)
         self.allow(asked.nr, None if argument is None else {asked.args[argument] & bpf.LOW32})
         return bpf.ALLOW
 
     def close(self):
         """Write the policy; if PROG has not run, leave things as they were."""
         if self.calls:
+            self.shown.end(self.calls)
             self.write()
         else:
             self.undo()

@@ -112,7 +112,8 @@ PLAN = {
     "policy_plan": BASE | {"identity", "kernel", "limits", "outside", "pasta", "plan", "policy", "sandbox"},
     "policy_options": BASE | {"policy", "policy_keys", "sandbox", "values"},
     "start": BASE | {"bpf", "kernel"},
-    "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "report", "rules", "start", "supervise", "syscalls"},
+    "watch": BASE
+    | {"bpf", "core", "kafel", "kernel", "program", "progress", "report", "rules", "start", "supervise", "syscalls"},
     "causes": BASE | {"cgroup", "kernel", "overlay"},
     "probe": BASE
     | {"bpf", "build", "causes", "cgroup", "group", "guard", "identity", "json", "kernel", "landlock", "limits"}
