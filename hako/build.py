@@ -110,7 +110,8 @@ def open_sources(box):
     for mount in box.mounts:
         if isinstance(mount, sandbox.Bind):
             try:
-                with call(f"open {show(mount.src)}"):
+                hint = "~ is for the shell, in front of a word: $HOME" if mount.src.startswith("~") else ""
+                with call(f"open {show(mount.src)}", hint, (ENOENT,)):
                     sources[mount] = os.open(mount.src, os.O_PATH | os.O_CLOEXEC)
             except Failure as err:
                 if "optional" not in mount.flags or err.errno not in (ENOENT, ENOTDIR):

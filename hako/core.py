@@ -110,6 +110,8 @@ def advice_on(word):
     """What to say should there be no PROG of the name WORD, "" for nothing."""
     if is_option(word):
         return "options stand before the operands"
+    if moved and any(map(os.path.lexists, places(word))):
+        return f"outside of the sandbox it is there: mount it{'' if '/' in word else ', or set PATH'}"
     parts = {part for name in COMMANDS for part in name.split("-")}
     if "-" not in word or parts.isdisjoint(word.split("-")):
         return ""

@@ -71,6 +71,21 @@ HAKO_RUN = [
         "mount point /file: it is not a directory, and what it is to show is",
     ),
     ("hako-run --tmpfs=/tmp:64MB box /bin/sh", 125, f"--tmpfs: {SIZE}: '64MB'"),
+    (
+        "hako-run --mount=~/nosuch:/data box /bin/sh",
+        125,
+        "open ~/nosuch: No such file or directory [~ is for the shell, in front of a word: $HOME]",
+    ),
+    (
+        "hako-run box cat",
+        127,
+        "cat: No such file or directory [outside of the sandbox it is there: mount it, or set PATH]",
+    ),
+    (
+        "hako-run box rlimit-exec /usr/bin/env",
+        127,
+        "/usr/bin/env: No such file or directory [outside of the sandbox it is there: mount it]",
+    ),
     ("hako-run box nosuch", 127, "nosuch: No such file or directory"),
     ("hako-run box ./nosuch", 127, "./nosuch: No such file or directory"),
     ("hako-run --env=PATH=bin box nosuch", 127, "nosuch: No such file or directory"),
@@ -264,7 +279,7 @@ def other_machine(program):
 
 @pytest.mark.parametrize(("line", "status", "message"), [*HAKO_RUN, *OTHERS], ids=lambda part: str(part)[:60])
 def test_a_mistake_is_answered(typed, line, status, message):
-    name = next(word for word in line.split() if "=" not in word)
+    name = [word for word in line.split() if word in core.COMMANDS][-1]
     done = typed(line)
     assert (done.stderr, done.stdout, done.returncode) == (f"{name}: {message}\n", "", status)
 
