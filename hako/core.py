@@ -400,7 +400,7 @@ def why_not(errno, place):
     if errno == ENOENT:
         return "its interpreter or dynamic loader is missing here"
     if errno == ENOEXEC:
-        return "neither a program for this machine nor a script that begins with #!"
+        return "neither a program for this machine nor a script with #! and an interpreter"
     if errno != EACCES or place is None:
         return ""
     try:

@@ -17,7 +17,7 @@ ENTER = "hako-enter [options] [--env=SPEC]... [--cap-add=CAP]... [--keep-fd=N]..
 LIMIT = "hako-limit [options] [--cgroup=SPEC]... [--tolerate=NAME]... [--] PROG [ARG...]"
 BECOMES = "TARGET, the root to be, must be a directory"
 MISSING = "its interpreter or dynamic loader is missing here"
-NO_FORMAT = "neither a program for this machine nor a script that begins with #!"
+NO_FORMAT = "neither a program for this machine nor a script with #! and an interpreter"
 SIZE = "not a size, a whole number or one with K, M or G"
 FILES = {  # what lies about where they are typed
     "text": "hello\n",
