@@ -361,7 +361,7 @@ OF_FILES += (
 )
 STEPS = ["open ", "stat ", "mount point ", "file /", "symlink ", "mkdir ", "write ", "flock ", "readlink ", "link /"]
 STEPS += ["chroot(", "Opening ", "Creating ", "Writing ", "Reading "]
-STEPS += ["remove what", "keep descriptor", "recvmsg", "poll", "--", "ioctl NS_GET_PARENT"]
+STEPS += ["remove what", "chown ", "keep descriptor", "recvmsg", "poll", "--", "ioctl NS_GET_PARENT"]
 PLACE = re.compile(r"a system call at [a-z_]+\.py:\d+: ")  # where one was made that nothing names
 LASTING = "id", "status", "code", "signal", "reason", "description", "stdout", "changes"  # keys of a response
 IMPORT = re.compile(r"^[a-z-]+: (import |/\S+: )")
