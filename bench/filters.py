@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 
+import progress
+
 from hako import bpf, kafel, kernel, oci, rules, syscalls
 
 ROUNDS = int(os.environ.get("ROUNDS", "200"))
@@ -91,11 +93,13 @@ def compile_times(text, allowed):
         "libseccomp": lambda: by_libseccomp(allowed),
     }
     times = {name: [] for name in makers}
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         for name, make in makers.items():
             began = time.perf_counter()
             make()
             times[name].append((time.perf_counter() - began) * 1000)
+        progress.show(f"compile: {turn + 1} of {ROUNDS} rounds")
+    progress.show("")
     return times
 
 
@@ -106,11 +110,14 @@ def kernel_times(programs, place):
     for name, program in programs.items():
         (place / name).write_bytes(program)
     times = {name: [] for name in ("none", *programs)}
-    for _ in range(max(ROUNDS // 4, 10)):
+    rounds = max(ROUNDS // 4, 10)
+    for turn in range(rounds):
+        progress.show(f"load and call: {turn} of {rounds} rounds")
         for name, found in times.items():
             argv = [place / "loop", *([place / name] if name != "none" else [])]
             words = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
             found.append(tuple(map(float, words)))
+    progress.show("")
     return times
 
 
@@ -121,11 +128,13 @@ def start_times(tools):
         "seccomp-exec default true": [f"{tools}/seccomp-exec", "default", "/bin/true"],
     }
     times = {name: [] for name in commands}
-    for _ in range(ROUNDS):
+    for turn in range(ROUNDS):
         for name, argv in commands.items():
             began = time.perf_counter()
             os.waitpid(os.posix_spawn(argv[0], argv, os.environ), 0)
             times[name].append(time.perf_counter() - began)
+        progress.show(f"start: {turn + 1} of {ROUNDS} rounds")
+    progress.show("")
     return times
 
 

@@ -17,12 +17,14 @@ import sys
 import tempfile
 import time
 
+import progress
+
 ROUNDS = int(os.environ.get("ROUNDS", "20"))
 BLOCK = int(os.environ.get("BLOCK", "20"))
 COUNT = int(os.environ.get("COUNT", "2000"))
 JOBS = 2
 SYSTEM = [path for path in ("/usr", "/bin", "/lib", "/lib64", "/etc") if os.path.isdir(path)]
-LARGE = 4 << 30  # bytes of a large caller
+LARGE = int(os.environ.get("LARGE", str(4 << 30)))  # bytes of a large caller
 TRUE = "int main(void) { return 0; }\n"
 
 
@@ -126,7 +128,7 @@ def one_at_a_time(hako, sandbox, true, place):
             found = timed(function)
             if round_:  # the first warms up
                 took[name] += found
-        show_progress(f"one at a time: {round_} of {ROUNDS} rounds")
+        progress.show(f"one at a time: {round_} of {ROUNDS} rounds")
     pool.shutdown()
     return {name: statistics.median(values) for name, values in took.items()}
 
@@ -162,7 +164,7 @@ def callers(options, paths):
             caller.stdin.flush()
             line = list(map(float, caller.stdout.readline().split()))
             took[number] += line if round_ else []
-        show_progress(f"small and large caller: {round_} rounds")
+        progress.show(f"small and large caller: {round_} rounds")
     for caller in started:
         caller.stdin.close()
         caller.wait()
@@ -196,21 +198,13 @@ def many(tools, true, place):
             subprocess.run(argv, input=lines.replace(b"\n", b"x\n"), stdout=subprocess.DEVNULL, check=True)
             if number:
                 took.setdefault("xargs bwrap", []).append(turn / (time.perf_counter() - began))
-        show_progress(f"many: {number} of 5 turns")
+        progress.show(f"many: {number} of 5 turns")
     return {name: statistics.median(values) for name, values in took.items()}
-
-
-def show_progress(line):
-    """Say LINE on a terminal."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{line}")
-        sys.stderr.flush()
 
 
 def report(rows, unit, base):
     """Print ROWS, {name: number}, with the ratios to that of BASE."""
-    if sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K")
+    progress.show("")
     for name, value in rows.items():
         ratio = f"{value / rows[base]:7.2f}" if base in rows else "      -"
         print(f"{value:9.2f} {unit}  {ratio}  {name}", flush=True)

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 
+import progress
+
 ROUNDS = int(os.environ.get("ROUNDS", "200"))
 
 
@@ -123,8 +125,8 @@ def main(tools):
                 took = once(argv)
                 if turn >= 5:
                     times[name].append(took)
-            if sys.stderr.isatty():
-                print(f"\r{turn + 1}/{ROUNDS + 5}", end="", file=sys.stderr)
+            progress.show(f"{turn + 1} of {ROUNDS + 5} rounds")
+        progress.show("")
         shutil.rmtree(f"{place}-bundle", ignore_errors=True)
         shell = [*timed["hako-run true"][:-2], "/bin/busybox", "sh", "-c", "echo; read x"]
         supervisor, init = memory(shell)

@@ -90,7 +90,7 @@ def open_root(box):
 
 def open_target(target):
     """A descriptor of the directory TARGET; a Failure if it is not one that was prepared."""
-    with call(f"open {show(target)}", "TARGET is a directory: it becomes the root", (ENOENT, ENOTDIR)):
+    with call(f"open {show(target)}", "TARGET, the root to be, must be a directory", (ENOENT, ENOTDIR)):
         fd = os.open(target, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     if os.path.samestat(os.fstat(fd), os.stat("/")):
         raise Failure(f"{show(target)} is the root directory, not a sandbox")
@@ -111,7 +111,8 @@ def open_sources(box):
     for mount in box.mounts:
         if isinstance(mount, sandbox.Bind):
             try:
-                with call(f"open {show(mount.src)}"):
+                hint = "~ is for the shell, in front of a word: $HOME" if mount.src.startswith("~") else ""
+                with call(f"open {show(mount.src)}", hint, (ENOENT,)):
                     sources[mount] = os.open(mount.src, os.O_PATH | os.O_CLOEXEC)
             except Failure as err:
                 if "optional" not in mount.flags or err.errno not in (ENOENT, ENOTDIR):

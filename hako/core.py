@@ -110,6 +110,8 @@ def advice_on(word):
     """What to say should there be no PROG of the name WORD, "" for nothing."""
     if is_option(word):
         return "options stand before the operands"
+    if moved and any(map(os.path.lexists, places(word))):
+        return f"outside of the sandbox it is there: mount it{'' if '/' in word else ', or set PATH'}"
     parts = {part for name in COMMANDS for part in name.split("-")}
     if "-" not in word or parts.isdisjoint(word.split("-")):
         return ""
@@ -398,7 +400,7 @@ def why_not(errno, place):
     if errno == ENOENT:
         return "its interpreter or dynamic loader is missing here"
     if errno == ENOEXEC:
-        return "neither a program for this machine nor a script that begins with #!"
+        return "neither a program for this machine nor a script with #! and an interpreter"
     if errno != EACCES or place is None:
         return ""
     try:

@@ -20,6 +20,7 @@ READERS = {
     "cpu_time": lambda text: values.seconds("cpu_time", text),
     "output": lambda text: limits.output("output", text),
 }
+CALLED = {"--cap-add": "capabilities"}  # options that are called otherwise here
 
 
 class Described:
@@ -38,16 +39,14 @@ class Described:
 def describe(given):
     """The Described of GIVEN, keyword arguments of hako.Sandbox that are not None, of plain types."""
     made = Described()
-    if given.get("root") is None:
-        try:
-            of_policy(made, given)
-        except Failure as err:  # of what the commands have as options
-            name, colon, rest = str(err).partition(":")
-            if not name.startswith("--"):
-                raise
-            raise Failure(name[2:].replace("-", "_") + colon + rest, errno=err.errno) from err
-    else:
-        of_root(made, given)
+    try:
+        (of_policy if given.get("root") is None else of_root)(made, given)
+    except Failure as err:  # of what the commands have as options
+        option, colon, rest = str(err).partition(":")
+        if not option.startswith("--"):
+            raise
+        name = CALLED.get(option) or option[2:].replace("-", "_")
+        raise Failure(name + colon + rest, errno=err.errno) from err
     made.env.update(given.get("env", {}))
     made.chdir = given.get("chdir", made.chdir)
     made.changes = bool(given.get("changes"))

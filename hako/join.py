@@ -47,7 +47,9 @@ class Inmate:
             self.pidfd = kernel.pidfd_open(pid)
         except Failure as err:
             hints = {**dict.fromkeys((kernel.EINVAL, ENOENT), "a thread, or no process"), ESRCH: SEE_PS}
-            raise refused(f"pidfd_open {pid}", err.errno, hints.get(err.errno, "")) from err
+            if err.errno not in hints:
+                raise
+            raise refused(f"pidfd_open {pid}", err.errno, hints[err.errno]) from err
         with call(f"open /proc/{pid}"):
             self.proc = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         poll = select.poll()

@@ -145,6 +145,7 @@ RESOLVE_IN_ROOT = 0x10
 
 MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000
 EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EACCES, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 13, 16, 22, 38, 77
+ETOOMANYREFS = 109
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 # What answers so to a call that this kernel should have.
@@ -628,7 +629,8 @@ def _message(data, descriptor=0):
 
 def send_descriptor(socket, descriptor, data):
     """Send DESCRIPTOR and DATA, 1 byte or more, through SOCKET."""
-    _call("sendmsg", "", socket, _message(foreign.string_buffer(data), descriptor), MSG_NOSIGNAL)
+    hints = {ETOOMANYREFS: "this user has more of them on their way than RLIMIT_NOFILE allows"}
+    _call("sendmsg", "", socket, _message(foreign.string_buffer(data), descriptor), MSG_NOSIGNAL, hints=hints)
 
 
 def receive_descriptor(socket):

@@ -8,14 +8,17 @@ CLEAR = b"\r\x1b[K"
 
 
 class Progress:
-    """How many of the THINGS are done, of TOTAL if that is known; nothing unless stderr is a terminal."""
+    """How many of the THINGS are done, of TOTAL if that is known; nothing unless stderr is a terminal.
+
+    BESIDE a program that has the same stdout: nothing either if that is a terminal, which is the program's.
+    """
 
     __slots__ = ("began", "last", "shown", "things", "total")
 
-    def __init__(self, things, total=None):
+    def __init__(self, things, total=None, beside=False):
         self.things, self.total, self.began, self.last = things, total, time.monotonic(), 0.0
         try:
-            self.shown = os.isatty(2)
+            self.shown = os.isatty(2) and not (beside and os.isatty(1))
         except OSError:
             self.shown = False
 

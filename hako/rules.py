@@ -81,7 +81,7 @@ def advice_on(name):
     """A hint for who gave NAME, which is neither a built-in profile nor a file."""
     from hako import near
 
-    return f"{near.question(name, [known for known, _ in listed(PROFILES)])}see seccomp-exec --list"
+    return f"{near.question(os.path.basename(name), [known for known, _ in listed(PROFILES)])}see seccomp-exec --list"
 
 
 def profile(name):

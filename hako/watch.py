@@ -11,7 +11,7 @@ import select
 import stat
 import time
 
-from hako import bpf, core, kafel, kernel, program, report, rules, start, supervise, syscalls
+from hako import bpf, core, kafel, kernel, program, progress, report, rules, start, supervise, syscalls
 from hako.failure import Failure, call, show
 
 SIGSYS = 31
@@ -29,9 +29,14 @@ def enter(watcher):
     signals = supervise.hold_signals()
     channels = supervise.Channels()
     sockets = kernel.socketpair()
+    watcher.begin()
     dumpable = kernel.prctl("GET_DUMPABLE")
     kernel.prctl("SET_DUMPABLE", 0)  # the supervisor's memory and files are none of PROG's, which may have its uid
-    pid, pidfd = kernel.clone3(0)
+    try:
+        pid, pidfd = kernel.clone3(0)
+    except Failure:
+        watcher.undo()
+        raise
     if pid:
         os.close(sockets[1])
         supervisor = supervise.Supervisor(pid, pidfd, channels, signals)
@@ -184,6 +189,12 @@ class Reporter:
         }
         core.write(self.file, json.dumps(line).encode() + b"\n")
 
+    def begin(self):
+        """There is nothing to begin with."""
+
+    def undo(self):
+        """There is nothing to take back."""
+
     def close(self):
         """Say for people what was refused."""
         if self.explain:
@@ -200,13 +211,18 @@ def asking(rule):
 
 
 class Learner:
-    """Writes down in the policy PATH what is used; what a policy there allows already stays."""
+    """Writes down in the policy PATH what is used; what a policy there allows already stays.
+
+    used   {number: set of values of its telling argument, or None for any}
+    calls  how many there were
+    new    whether there was no such file
+    shown  a progress.Progress, from begin() on
+    """
 
     def __init__(self, path):
-        self.path, self.used = path, {}  # {number: set of values of its telling argument, or None for any}
+        self.path, self.used, self.calls, self.shown = path, {}, 0, None
         self.arch = rules.architecture()
-        with call(f"open {show(path)}"):
-            self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        self.file, self.new = self.opened()
         if not stat.S_ISREG(os.fstat(self.file).st_mode):
             raise Failure(f"--learn: not a file: {path!r}")
         program.needed.append(self.file)
@@ -217,7 +233,19 @@ class Learner:
             number = syscalls.number(self.arch, name)
             if number is not None:
                 self.allow(number, None)
-        self.write()
+
+    def begin(self):
+        """Look where to say how far it is: a supervisor has no stdout any more."""
+        self.shown = progress.Progress("calls", beside=True)
+
+    def opened(self):
+        """A descriptor of the file, and whether it was made."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        with call(f"open {show(self.path)}"):
+            try:
+                return os.open(self.path, flags | os.O_EXCL, 0o644), True
+            except FileExistsError:
+                return os.open(self.path, flags, 0o644), False
 
     def members(self, name):
         """The numbers of the calls in the group NAME."""
@@ -252,12 +280,26 @@ class Learner:
     def see(self, asked):
         """Write down the call ASKED; it goes on."""
         argument = TELLING.get(syscalls.name(self.arch, asked.nr))
+        self.calls += 1
+        self.shown.tell(self.calls)
         self.allow(asked.nr, None if argument is None else {asked.args[argument] & bpf.LOW32})
         return bpf.ALLOW
 
     def close(self):
-        """Write the policy."""
-        self.write()
+        """Write the policy; if PROG has not run, leave things as they were."""
+        if self.calls:
+            self.shown.end(self.calls)
+            self.write()
+        else:
+            self.undo()
+
+    def undo(self):
+        """Take the file away, if it is ours and still there: as it is, it would refuse everything."""
+        try:
+            if self.new and os.path.samestat(os.stat(self.path), os.fstat(self.file)):
+                os.unlink(self.path)
+        except OSError:
+            pass  # in a sandbox the name means nothing; there it stays empty
 
     def write(self):
         """Write the policy: by group, each call once."""

@@ -9,10 +9,27 @@ that is too long for a message is in a file of memory.
 import _signal
 import marshal
 import os
+import select
 import sys
+import time
 from _socket import socket
 
-from hako import cell, core, described, guard, job, kernel, listing, output, registry, request, sinks, task, values
+from hako import (
+    cell,
+    core,
+    described,
+    guard,
+    job,
+    kernel,
+    listing,
+    output,
+    registry,
+    report,
+    request,
+    sinks,
+    task,
+    values,
+)
 from hako.engine import Engine
 from hako.failure import Failure
 
@@ -25,30 +42,58 @@ MOST_KNOWN = 256
 def main(jobs, parent):
     """Serve the process PARENT, JOBS programs at once; never return."""
     core.hold_standard_descriptors()
-    kernel.close_range(3, 2**32 - 1)  # what the client lets its children have: somebody may wait for the end of it
     for number in (kernel.SIGPIPE, kernel.SIGXFSZ, kernel.SIGINT):
         _signal.signal(number, _signal.SIG_IGN)  # ^C is for the program that uses the library
     _signal.signal(kernel.SIGCHLD, _signal.SIG_DFL)  # a client may ignore it
     sys.path.append(os.path.dirname(os.path.dirname(__file__)))
-    worker = Worker(Engine(jobs))
     try:
-        worker.serve(parent)
+        kernel.close_range(3, 2**32 - 1)  # what the client lets its children have: somebody may wait for the end of it
+        worker = Worker(Engine(jobs), kernel.pidfd_open(parent))
+    except Failure as err:
+        refuse(err)
+        os._exit(core.FAILED)
+    try:
+        worker.serve()
     except BaseException:
         sys.excepthook(*sys.exc_info())
     os._exit(core.FAILED)
 
 
+def refuse(failure):
+    """Tell all who ask for something that it is not to be had, because of FAILURE; return when there is nobody."""
+    told = report.Report(time.time())
+    told.status, told.reason = "internalError", str(failure)
+    sockets = {CONTROL: socket(fileno=CONTROL)}
+    while CONTROL in sockets:
+        for fd in select.select(sockets, (), ())[0]:
+            data, files = receive(sockets[fd])
+            if data is None:
+                sockets.pop(fd).close()
+            elif fd == CONTROL:
+                sockets.update((client, socket(fileno=client)) for client in files)
+            else:
+                for file in files:
+                    os.close(file)
+                try:
+                    send(sockets[fd], {"result": {"report": told.values()}})
+                except OSError:
+                    pass  # it will read as closed
+
+
 class Worker:
-    """What clients share: the ENGINE, the sandboxes that are known, the plans of tasks."""
+    """What clients share: the ENGINE, the sandboxes that are known, the plans of tasks.
+
+    pidfd   descriptor of the parent
+    """
 
     __slots__ = ("connections", "engine", "known", "pidfd", "plans")
 
-    def __init__(self, engine):
-        self.engine, self.known, self.plans, self.connections = engine, {}, task.Plans(), set()
+    def __init__(self, engine, pidfd):
+        self.engine, self.pidfd = engine, pidfd
+        self.known, self.plans, self.connections = {}, task.Plans(), set()
 
-    def serve(self, parent):
-        """Take connections until the process PARENT has ended, or wants no more."""
-        self.pidfd = kernel.pidfd_open(parent)
+    def serve(self):
+        """Take connections until the parent has ended, or wants no more."""
         control = socket(fileno=CONTROL)
         self.engine.loop.watch(self.pidfd, self.end)  # also if others, that it has forked, have the socket too
         self.engine.loop.watch(CONTROL, lambda: self.connect(control))

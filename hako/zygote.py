@@ -210,7 +210,10 @@ class Layout(build.Builder):
         try:
             super().mount(mount)
         except Failure as err:
-            raise Failure(f"{named(mount, self.box.target)}: {reason(err)}", errno=err.errno) from err
+            words = named(mount, self.box.target)
+            if err.errno == kernel.ENOSYS:
+                raise refused(words, err.errno, kernel.MISSING) from err
+            raise Failure(f"{words}: {reason(err)}", errno=err.errno) from err
 
     def mount_own_of_dev(self, mount):
         """Leave it to each sandbox."""

@@ -506,8 +506,8 @@ def test_behind_a_link(who):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["word"], "too many operands: 'word' [{usage}]"),
-        (["--clean", "a", "b"], "too many operands: 'b' [{usage}]"),
+        (["word"], "too many operands: 'word' [hako-check [--json] [--deadline=SECONDS]]"),
+        (["--clean", "a", "b"], "too many operands: 'b' [hako-check --clean [--json] [DIR]]"),
         (["--deadline=0"], "--deadline: not seconds, more than 0, like 2 or 0.5: '0'"),
         (["--deadline=x"], "--deadline: not seconds, more than 0, like 2 or 0.5: 'x'"),
         (["--clean", "/no/such"], "open /no/such: No such file or directory"),
@@ -515,9 +515,8 @@ def test_behind_a_link(who):
     ],
 )
 def test_bad_usage(who, argv, message):
-    usage = "hako-check [--json] [--deadline=SECONDS] hako-check --clean [--json] [DIR]"
     done = who.run("hako-check", *argv)
-    assert (done.returncode, done.stderr) == (125, f"hako-check: {message.format(usage=usage)}\n")
+    assert (done.returncode, done.stderr) == (125, f"hako-check: {message}\n")
     assert "FEATURE" not in done.stdout
 
 

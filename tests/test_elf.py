@@ -197,14 +197,17 @@ def test_a_script_in_a_loop(who, place, interpreter):
     assert (done.returncode, said(done)) == (126, message)
 
 
+NO_FORMAT = "neither a program for this machine nor a script with #! and an interpreter"
+
+
 @pytest.mark.parametrize(
     ("text", "status", "message"),
     [
         ("#!/no/such\n", 125, "open /no/such: No such file or directory"),
-        ("#!\n", 126, "{0}: Exec format error"),
-        ("#!" + "x" * 300, 126, "{0}: Exec format error"),
-        ("", 126, "{0}: Exec format error"),
-        ("text", 126, "{0}: Exec format error"),
+        ("#!\n", 126, f"{{0}}: Exec format error [{NO_FORMAT}]"),
+        ("#!" + "x" * 300, 126, f"{{0}}: Exec format error [{NO_FORMAT}]"),
+        ("", 126, f"{{0}}: Exec format error [{NO_FORMAT}]"),
+        ("text", 126, f"{{0}}: Exec format error [{NO_FORMAT}]"),
         ("\x7fELF", 125, "{0}: damaged: its ELF headers lead out of it"),
         ("\x7fELF" + "\0" * 99, 125, "{0}: damaged: its ELF headers lead out of it"),
         ("#!/\n", 125, "/: not a regular file"),

@@ -1,6 +1,7 @@
 """The system calls that Python lacks: what they do, and that every error names the call and its object."""
 
 import os
+import resource
 
 import pytest
 
@@ -93,3 +94,22 @@ def test_openat2_stays_within_its_root(place):
         kernel.openat2(fd, "out", os.O_RDONLY, kernel.RESOLVE_IN_ROOT, "out")
     os.close(kernel.openat2(fd, "/", os.O_PATH, kernel.RESOLVE_IN_ROOT, "/"))
     os.close(fd)
+
+
+def test_too_many_descriptors_on_their_way():
+    """Others of this user may have sent them: the errno alone speaks of something else."""
+
+    def work():
+        if os.getuid() == 0:
+            os.setresuid(65533, 65533, 65533)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+        with pytest.raises(Failure) as caught:
+            for _ in range(100):
+                kernel.send_descriptor(ours, ours, b"x")
+        hint = "this user has more of them on their way than RLIMIT_NOFILE allows"
+        return 0 if str(caught.value) == f"sendmsg: Too many references: cannot splice [{hint}]" else 1
+
+    ours, theirs = kernel.socketpair()
+    assert in_child(work) == 0
+    os.close(ours)
+    os.close(theirs)

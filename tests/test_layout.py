@@ -114,7 +114,8 @@ PLAN = {
     "policy_plan": BASE | {"identity", "kernel", "limits", "outside", "pasta", "plan", "policy", "sandbox"},
     "policy_options": BASE | {"policy", "policy_keys", "sandbox", "values"},
     "start": BASE | {"bpf", "kernel"},
-    "watch": BASE | {"bpf", "core", "kafel", "kernel", "program", "report", "rules", "start", "supervise", "syscalls"},
+    "watch": BASE
+    | {"bpf", "core", "kafel", "kernel", "program", "progress", "report", "rules", "start", "supervise", "syscalls"},
     "causes": BASE | {"cgroup", "kernel", "overlay"},
     "probe": BASE
     | {"bpf", "build", "causes", "cgroup", "group", "guard", "identity", "json", "kernel", "landlock", "limits"}
@@ -126,8 +127,8 @@ PLAN = {
     | {"identity", "landlock", "limits", "plan", "policy", "policy_keys", "policy_options", "policy_plan", "rlimits"}
     | {"rules", "sandbox", "values"},
     "worker": BASE
-    | {"cell", "core", "described", "engine", "guard", "job", "kernel", "listing", "output", "registry", "request"}
-    | {"sinks", "task", "values"},
+    | {"cell", "core", "described", "engine", "guard", "job", "kernel", "listing", "output", "registry", "report"}
+    | {"request", "sinks", "task", "values"},
     "link": BASE | {"worker"},
     "library": BASE | {"link", "rules"},
     "pool": BASE | {"library", "link"},

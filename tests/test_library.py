@@ -390,6 +390,9 @@ def test_an_environment_that_is_none(env):
         ("symlinks={'/': 'y'}", "symlinks: it is the root itself: '/'"),
         ("mounts=['/usr']", "mounts: not SRC:DST or SRC:DST:FLAGS: '/usr'"),
         ("hostname=''", "hostname: not of 1 to 64 bytes: ''"),
+        ("capabilities=['net_admn']", "capabilities: no such capability: 'net_admn' [net_admin?]"),
+        ("root='/nonexistent', capabilities=['x']", "capabilities: no such capability: 'x'"),
+        ("root='/nonexistent', user='no one'", "user: no such user: 'no one'"),
     ],
 )
 def test_a_value_that_is_wrong_runs_nothing(who, options, message):

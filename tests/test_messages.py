@@ -15,9 +15,9 @@ TOP = pathlib.Path(__file__).parent.parent
 RUN = "hako-run [options] [--mount=SPEC]... [--tmpfs=SPEC]... [--env=SPEC]... [--cap-add=CAP]... [--keep-fd=N]..."
 ENTER = "hako-enter [options] [--env=SPEC]... [--cap-add=CAP]... [--keep-fd=N]... PID [--] [PROG [ARG...]]"
 LIMIT = "hako-limit [options] [--cgroup=SPEC]... [--tolerate=NAME]... [--] PROG [ARG...]"
-BECOMES = "TARGET is a directory: it becomes the root"
+BECOMES = "TARGET, the root to be, must be a directory"
 MISSING = "its interpreter or dynamic loader is missing here"
-NO_FORMAT = "neither a program for this machine nor a script that begins with #!"
+NO_FORMAT = "neither a program for this machine nor a script with #! and an interpreter"
 SIZE = "not a size, a whole number or one with K, M or G"
 FILES = {  # what lies about where they are typed
     "text": "hello\n",
@@ -71,6 +71,21 @@ HAKO_RUN = [
         "mount point /file: it is not a directory, and what it is to show is",
     ),
     ("hako-run --tmpfs=/tmp:64MB box /bin/sh", 125, f"--tmpfs: {SIZE}: '64MB'"),
+    (
+        "hako-run --mount=~/nosuch:/data box /bin/sh",
+        125,
+        "open ~/nosuch: No such file or directory [~ is for the shell, in front of a word: $HOME]",
+    ),
+    (
+        "hako-run box cat",
+        127,
+        "cat: No such file or directory [outside of the sandbox it is there: mount it, or set PATH]",
+    ),
+    (
+        "hako-run box rlimit-exec /usr/bin/env",
+        127,
+        "/usr/bin/env: No such file or directory [outside of the sandbox it is there: mount it]",
+    ),
     ("hako-run box nosuch", 127, "nosuch: No such file or directory"),
     ("hako-run box ./nosuch", 127, "./nosuch: No such file or directory"),
     ("hako-run --env=PATH=bin box nosuch", 127, "nosuch: No such file or directory"),
@@ -264,7 +279,7 @@ def other_machine(program):
 
 @pytest.mark.parametrize(("line", "status", "message"), [*HAKO_RUN, *OTHERS], ids=lambda part: str(part)[:60])
 def test_a_mistake_is_answered(typed, line, status, message):
-    name = next(word for word in line.split() if "=" not in word)
+    name = [word for word in line.split() if word in core.COMMANDS][-1]
     done = typed(line)
     assert (done.stderr, done.stdout, done.returncode) == (f"{name}: {message}\n", "", status)
 

@@ -125,7 +125,8 @@ def test_the_environment_is_empty(who):
 def test_prog_is_found_on_the_path_of_the_sandbox(who):
     assert who.inside("busybox", "echo", "found").stdout == "found\n"
     done = who.inside("busybox", "echo", "found", options=["--env=PATH=/sbin:/data"])
-    assert (done.returncode, done.stderr) == (127, "hako-run: busybox: No such file or directory\n")
+    hint = "outside of the sandbox it is there: mount it, or set PATH"
+    assert (done.returncode, done.stderr) == (127, f"hako-run: busybox: No such file or directory [{hint}]\n")
     assert who.inside("busybox", "echo", "found", options=["--env=PATH=/sbin::bin", "-c/"]).stdout == "found\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import BUSYBOX
 
 # What hints say.
-BECOMES = "TARGET is a directory: it becomes the root"
+BECOMES = "TARGET, the root to be, must be a directory"
 FLAGS = "one of dev, noexec, norec, optional, ro, rw"
 NETWORKS = "neither none, host nor pasta, so a file"
 

@@ -354,6 +354,26 @@ def test_learning_keeps_the_status(who, place):
     assert (done.returncode, done.stderr) == (127, "seccomp-exec: nosuch: No such file or directory\n")
 
 
+def test_where_nothing_was_learned_no_policy_is_left(who, place, policy):
+    """It would refuse everything: where PROG cannot be watched, or is not there."""
+    learned, path = place / "learned", policy("ERRNO(38) { clone3 } DEFAULT ALLOW")
+    argv = ["seccomp-exec", f"--learn={learned}"]
+    done = who.run("seccomp-exec", path, *argv, "true")
+    assert (done.returncode, done.stderr.count("\n"), learned.exists()) == (125, 1, False)
+    assert done.stderr.startswith(
+        "seccomp-exec: clone3: Function not implemented [hako needs Linux 5.14, and no filter"
+    )
+    assert (who.run(*argv, "nosuch").returncode, learned.exists()) == (127, False)
+    assert (who.inside(*argv, "/bin/nosuch").returncode, learned.read_text()) == (127, "")  # its name is of outside
+    assert who.run(*argv, "true").returncode == 0
+    text = learned.read_text()
+    assert "execve" not in text
+    assert "exit_group" in text
+    assert who.run("seccomp-exec", path, *argv, "true").returncode == 125
+    assert who.run(*argv, "nosuch").returncode == 127
+    assert learned.read_text() == text
+
+
 def test_a_policy_of_another_kind_is_not_overwritten(who, policy):
     path = policy("ERRNO(1) { read } DEFAULT ERRNO(1)")
     os.chown(path, who.uid, -1)

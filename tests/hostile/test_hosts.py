@@ -32,7 +32,10 @@ def explained(text, calls):
     """Whether TEXT is one line that names one of CALLS as missing, and what to do."""
     command, call, *_ = text.split(" ")
     ends = text.endswith(f": Function not implemented {MISSING}\n")
-    return text.count("\n") == 1 and command.startswith("hako-") and call.rstrip(":") in calls and ends
+    named = call.rstrip(":") in calls or call.startswith(
+        "mount('"
+    )  # which is how the sandals tool names what it was for
+    return text.count("\n") == 1 and command.startswith("hako-") and named and ends
 
 
 def outcome(way, front):

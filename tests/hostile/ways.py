@@ -301,6 +301,10 @@ done = subprocess.run(["hako-task", *sys.argv[2:]], input=sys.argv[1] + "\\n", s
 told = json.loads(done.stdout)
 sys.stdout.write(told.get("stdout", ""))
 sys.stderr.write(told.get("stderr", done.stdout))
+if told["status"] == "internalError":
+    if "--stream" in sys.argv:  # without, it has said that itself
+        sys.stderr.write(f"hako-task: {told['description']}\\n")
+    sys.exit(125)
 sys.exit(told["code"] if told["status"] == "exited" else 99)
 """
 
@@ -326,6 +330,9 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import hako
 result = hako.Sandbox(**eval(sys.argv[2])).run(sys.argv[3:], stdin=0, stdout=1, stderr=2)
+if result.status == "internalError":
+    sys.stderr.write(f"hako-library: {result.reason}\\n")
+    sys.exit(125)
 sys.stderr.write(result.reason)
 sys.exit(result.code if result.status == "exited" else 99)
 """
