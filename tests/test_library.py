@@ -963,3 +963,17 @@ def test_what_hako_offers():
     assert all(getattr(hako, name) is not None for name in hako.__all__)
     with pytest.raises(AttributeError, match="module 'hako' has no attribute 'nonsense'"):
         _ = hako.nonsense
+
+
+@pytest.mark.parametrize("name", ["pidfd_open", "close_range"])
+def test_a_worker_that_cannot_work_says_why(who, place, name):
+    """And goes on saying it."""
+    (place / "filter").write_text(f"ERRNO(38) {{ {name} }} DEFAULT ALLOW")
+    code = "import hako\nfor _ in range(3): print(hako.run(['true']).reason)"
+    argv = [sys.executable, "-I", "-c", code]
+    assert who.run(*argv).stdout == "\n\n\n"
+    done = who.run("seccomp-exec", str(place / "filter"), *argv)
+    assert (done.stderr, len(done.stdout.splitlines())) == ("", 3)
+    for line in done.stdout.splitlines():
+        assert line.startswith(f"{name} ")
+        assert line.endswith("see hako-check]")

@@ -411,7 +411,8 @@ def test_an_overlay(who, place):
     assert sorted(os.listdir(place)) == ["box", "up"]
     assert "changes" not in answer(who, "/bin/busybox", "true", **keys, overlay="tmpfs")
     response = answer(who, "/bin/busybox", "true", **keys, overlay={"upper": str(place / "nosuch")}, status=1)
-    assert response["description"] == f"open {place}/nosuch: No such file or directory"
+    hint = "UPPER is a directory that is there, or tmpfs"
+    assert response["description"] == f"overlay: open {place}/nosuch: No such file or directory [{hint}]"
 
 
 # Where output goes
