@@ -2,7 +2,7 @@
 
 Usage: dask_grader.py [--count=10000] [--scheduler=tcp://scheduler:8786]
 
-It needs the extra: pip install 'hako[dask]'
+It needs distributed: pip install distributed
 
 Each worker of the cluster has hako installed, and starts its sandboxes through
 a process that it started once. Should a worker of the cluster be lost, Dask

@@ -81,7 +81,7 @@ def load():
     try:
         return __import__("distributed")
     except ModuleNotFoundError as err:
-        raise Failure(f"--dask: {err.name} is not installed [pip install 'hako[dask]']") from err
+        raise Failure(f"--dask: {err.name} is not installed [pip install distributed]") from err
 
 
 class Grid:

@@ -176,7 +176,7 @@ def test_without_distributed(who, place):
     (place / "hako-task").write_text(text)
     (place / "hako-task").chmod(0o755)
     done = who.run(place / "hako-task", "--stream", "--dask=tcp://127.0.0.1:1", input="")
-    message = "hako-task: --dask: distributed is not installed [pip install 'hako[dask]']\n"
+    message = "hako-task: --dask: distributed is not installed [pip install distributed]\n"
     assert (done.returncode, done.stdout, done.stderr) == (125, "", message)
 
 

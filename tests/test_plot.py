@@ -181,7 +181,7 @@ def test_without_matplotlib_one_line_says_so(who, place):
     code = f"{path}; sys.modules['matplotlib'] = None; from hako import core; core.main(['hako-plot', 'use'])"
     argv = [*head.removeprefix("#!").split(), "-c", code]
     done = who.run(*argv, cwd=place)
-    hint = "pip install 'hako[plot]', or the system's python3-matplotlib"
+    hint = "pip install matplotlib, or the system's python3-matplotlib"
     assert (done.returncode, done.stderr) == (125, f"hako-plot: matplotlib is not installed [{hint}]\n")
 
 

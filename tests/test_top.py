@@ -299,7 +299,7 @@ def test_without_rich_one_line_says_so(mine, place):
     shown = Screen(mine, place, [shlex.join(without_rich(""))])
     try:
         text = shown.until("status 125")
-        hint = "pip install 'hako[live]', or the system's python3-rich"
+        hint = "pip install rich, or the system's python3-rich"
         assert text.startswith(f"hako-top: rich is not installed [{hint}]\n")
     finally:
         shown.end()

@@ -14,7 +14,7 @@ FILE is what hako-limit --usage=FILE writes, - for stdin, whole or while PROG
 still runs. The picture has memory, CPU, processes and disk over time, as far
 as they were measured, each with its limit, and the moment at which a limit
 was reached. Options may stand behind FILE. Needs matplotlib: pip install
-'hako[plot]'. Exit status: 125 if there is no picture, else 0.
+matplotlib. Exit status: 125 if there is no picture, else 0.
 See hako-limit(1).
 """
 
@@ -37,7 +37,7 @@ def prepare(args):
         raise Failure(f"--output: ends neither in .svg nor in .png: {path!r}")
     if core.moved:
         raise Failure("draws what is outside, and is behind a command that goes inside [run it by its path there]")
-    extra.need("matplotlib", "plot")
+    extra.need("matplotlib")
     title = args["--title"] if args["--title"] is not None else os.path.basename(args["FILE"])
     places = list(sys.path)
     return lambda: enter(args["FILE"], path, title, form[1:], places)

@@ -10,7 +10,7 @@ Options:
   --jobs=N          with --stream or --listen: how many run at once; else as many as there are CPUs
   --listen=SOCKET   as --stream, for everybody of the caller's uid who connects to the Unix socket SOCKET, which is
                     made, mode 0600; systemd for the socket that it passes on
-  --dask=ADDRESS    with --stream: have the workers of a Dask cluster run them; needs hako[dask]
+  --dask=ADDRESS    with --stream: have the workers of a Dask cluster run them; needs distributed
   --progress        with --stream: say on a terminal how far it is
   --help            print this text
   --version         print the version

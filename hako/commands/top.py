@@ -13,7 +13,7 @@ Options:
 Shown is what hako-ps lists. A figure is followed by its limit, if it has one.
 The up and down keys choose a sandbox, k ends it, K kills its supervisor, each
 when y has been pressed, and q quits; a task of hako-task(1) or hako(3) is killed
-by both, alone. Needs rich: pip install 'hako[live]'.
+by both, alone. Needs rich: pip install rich.
 Exit status: 125 if nothing can be shown, else 0, or it dies of the signal
 that ended it.
 See hako-ps(1), hako-limit(1).
@@ -49,7 +49,7 @@ def prepare(args):
         raise Failure("stdin and stdout are not a terminal [--json is for programs]")
     if core.moved:
         raise Failure("shows what is outside, and is behind a command that goes inside [run it by its path there]")
-    extra.need("rich", "live")
+    extra.need("rich")
     places = list(sys.path)
     return lambda: enter(interval, places)
 

@@ -34,7 +34,7 @@ filtered
 4
 inside
 {len(core.COMMANDS)}
-hako-plot: matplotlib is not installed [pip install 'hako[plot]', or the system's python3-matplotlib]
+hako-plot: matplotlib is not installed [pip install matplotlib, or the system's python3-matplotlib]
 125
 {len(core.COMMANDS)}
 """
