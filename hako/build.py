@@ -36,7 +36,8 @@ DEVICES = {  # what of the caller's /dev is shown: name: major, minor
     "urandom": (1, 9),
     "tty": (5, 0),
 }
-SHM = {"mode": "1777"}  # mount options
+MASKS = {"mode": "0755", "size": "4k", "nr_inodes": 8}  # mount options
+SHM = {"mode": "1777"}
 PTS = {"newinstance": None, "ptmxmode": "0666", "mode": "0620"}
 DEV_LINKS = {
     "fd": "/proc/self/fd",
@@ -408,7 +409,7 @@ class Builder:
         A mount can be copied only while it is attached (Linux < 6.15), so the
         tmpfs they are in stands at the mount point of MOUNT meanwhile.
         """
-        stage = kernel.fsmount("tmpfs", {"mode": "0755", "size": "4k", "nr_inodes": 4}, 0, "for masks")
+        stage = kernel.fsmount("tmpfs", MASKS, 0, "for masks")
         self.attach(stage, mount.dst, True)
         for name, directory in ((b"f", False), (b"d", True)):
             os.close(self.touch(stage, name, directory))

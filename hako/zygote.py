@@ -24,6 +24,7 @@ NOEXEC = NODEV | kernel.MS_NOEXEC
 CLONE = cell.CLONE_VM | kernel.CLONE_PARENT | kernel.CLONE_CLEAR_SIGHAND
 HIGH = 1000  # descriptors from here on are out of the way of cell's fixed ones
 STOPPED = b"!"  # before why it failed
+OWN, SEEN = b"own", b"seen"  # where a child makes its proc, where the caller's is
 
 
 def be(plan, parts, ids, control, slots):
@@ -41,11 +42,10 @@ def be(plan, parts, ids, control, slots):
         # By /proc its children map their ids, each before anybody is in there with it; then none has this memory.
         kernel.prctl("SET_DUMPABLE", 1)
         lay_out(made)
-        proc = next((mount.dst for mount in own if isinstance(mount, sandbox.Proc)), None)
         seen = look_at_proc()
         made.pivot()
-        if proc is not None:
-            hide_proc(made, seen, proc)
+        if any(isinstance(mount, sandbox.Proc) for mount in own):
+            hide_proc(seen)
         name_host(plan)
         arrange(plan, ids, seen, memory)
 
@@ -265,23 +265,32 @@ def open_sources(plan, box):
     return sources
 
 
-def hide_proc(made, proc, dst):
-    """Put the caller's PROC at DST of the Layout MADE, where each sandbox covers it with its own.
+def hide_proc(proc):
+    """Put the caller's PROC below the root, where no name leads, and make that the current directory.
 
-    And below it what its own is masked with: that is the current directory,
-    which a child has too.
+    A child has it too, and makes its own proc there, with what it is masked with: OWN is for that. At a
+    mount point of the root both would be in reach of others: who may write the directory that it lies in
+    renames it, and a mount goes where its mount point goes.
     """
-    stage = kernel.fsmount("tmpfs", {"mode": "0755", "size": "4k", "nr_inodes": 4}, 0, "for masks")
-    for name, directory in ((b"f", False), (b"d", True)):
-        os.close(made.touch(stage, name, directory))
-    kernel.mount_setattr(stage, 0, build.READ_ONLY, "mask")
-    for mount in (stage, proc):
-        place = kernel.openat2(made.root, dst, os.O_PATH, kernel.RESOLVE_IN_ROOT, show(dst))
-        kernel.move_mount(mount, place, show(dst))
+    with call("open /"):
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    below = kernel.fsmount("tmpfs", build.MASKS, 0, "below /")
+    kernel.move_mount(below, root, "/")
+    for name, directory in ((b"f", False), (b"d", True), (OWN, True), (SEEN, True)):
+        place = build.Builder.touch(below, name, directory)
+        if name == SEEN:
+            kernel.move_mount(proc, place, "below /")
         os.close(place)
-    with call("fchdir mask"):
-        os.fchdir(stage)
-    os.close(stage)
+    kernel.mount_setattr(below, 0, build.READ_ONLY, "below /")
+    with call("fchdir below /"):
+        os.fchdir(below)
+    kernel.pivot_root(b".", b".")  # what was the root lies on this one now
+    with call("chroot /"):
+        os.fchdir(root)
+        os.chroot(".")
+        os.fchdir(below)
+    os.close(below)
+    os.close(root)
 
 
 def name_host(plan):
@@ -355,23 +364,30 @@ def put_ids(made):
 
 
 def put_proc(made, mount):
-    """Put the mounting of a proc at MOUNT's place, and its masks, as build.Builder.mount_proc()."""
-    dst = mount.dst.rstrip("/")
-    made.ready(kernel.mount_call("proc", dst, "proc", NOEXEC | read_only(mount), hints=build.PROC_HINTS))
+    """Put the mounting of a proc at MOUNT's place, and its masks, as build.Builder.mount_proc().
+
+    It is made where nobody can change what leads there, and moved when it is complete. The caller's is
+    covered then: as long as it can be seen, in a user namespace of its own PROG could mount one without masks.
+    """
+    own = os.fsdecode(OWN)
+    _, hints, words = kernel.mount_call("proc", own, "proc", NOEXEC | read_only(mount), hints=build.PROC_HINTS)
+    made.ready((f"mount {show(mount.dst)}", hints, words))
     for name in build.PROC_COVERED:
         place = build.Builder.find(cell.PROC, name)
         if place is not None:
             source = "d" if build.is_directory(place) else "f"
-            made.ready(kernel.mount_call(source, f"{dst}/{name}", None, kernel.MS_BIND))
+            made.ready(kernel.mount_call(source, f"{own}/{name}", None, kernel.MS_BIND))
             os.close(place)
     for name in build.PROC_READ_ONLY:
         place = build.Builder.find(cell.PROC, name)
         if place is not None:
-            path = f"{dst}/{name}"
+            path = f"{own}/{name}"
             made.ready(kernel.mount_call(path, path, None, kernel.MS_BIND | kernel.MS_REC))
             flags = kernel.MS_BIND | kernel.MS_REMOUNT | kernel.MS_RDONLY | NOEXEC
             made.ready(kernel.mount_call(None, path, None, flags))
             os.close(place)
+    made.ready(kernel.mount_call(own, mount.dst, None, kernel.MS_MOVE))
+    made.ready(kernel.mount_call("d", os.fsdecode(SEEN), None, kernel.MS_BIND))
 
 
 def put_dev(made, mount):

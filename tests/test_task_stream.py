@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from conftest import DEADLINE, wait_until
+from conftest import BUSYBOX, DEADLINE, wait_until
 from hako import kernel
 
 PYTHON = ["/usr/bin/python3", "-I", "-S", "-c"]
@@ -773,6 +773,40 @@ def test_nothing_of_a_task_reaches_the_next(who):
     assert first[1:3] == ["[]", "[]"]
     assert first[4] == "False"
     assert {response["stdout"] for response in responses} == {responses[0]["stdout"]}
+
+
+def test_the_caller_s_proc_does_not_come_out_from_below(who, place):
+    """PROG renames what is above the mount point of its proc: what was mounted there goes along, all of it."""
+    writable = [place / name for name in ("root", "root/a", "root/a/proc", "root/bin")]
+    for path in writable:
+        path.mkdir()
+        os.chown(path, who.uid, -1)
+    (place / "root/bin/busybox").touch()
+    busybox = {"type": "bind", "src": BUSYBOX, "dest": "/bin/busybox", "ro": True}
+    # Who can see that PID sees the host: it is this process's.
+    look = 'for dir in /b/proc /a/proc; do busybox ls -d "$dir/$1"; busybox true >>$dir/sys/kernel/core_pattern; done'
+    kind = {"chroot": str(place / "root"), "mounts": [busybox, {"type": "proc", "dest": "/a/proc"}], "outputs": {}}
+    kind["env"] = ["PATH=/bin"]
+
+    def sh(code, **keys):
+        return {"cmd": ["/bin/busybox", "sh", "-c", code, "sh", str(os.getpid())], **kind, **keys}
+
+    control = [busybox, {"type": "bind", "src": "/proc", "dest": "/a/proc"}]
+    assert stream(who, sh("busybox ls -d /a/proc/$1", mounts=control))[0]["code"] == 0
+    process = who.start("hako-task", "--stream", "--jobs=1", stdin=subprocess.PIPE)
+    found = []
+    for request in (sh("busybox true"), sh("busybox mv /a /b && busybox mkdir -p /a/proc"), *[sh(look)] * 6):
+        send(process, request)
+        found.append(json.loads(process.stdout.readline()))
+    process.stdin.close()
+    assert process.wait(DEADLINE) == 0
+    assert [response.get("code") for response in found[:2]] == [0, 0]
+    # One that was made ahead while it was not there may say that.
+    looked = [response for response in found[2:] if response["status"] != "internalError"]
+    assert len(looked) >= 4
+    for response in looked:
+        assert response["stdout"] == ""
+        assert response["stderr"].count("core_pattern: ") == 2
 
 
 TRACED = """
