@@ -63,9 +63,10 @@ class Loop:
         pause = self.call_timers()
         with call("poll"):
             ready = self.poll.poll(pause if pause is None else min(pause, LONGEST))
-        for fd, _ in ready:
-            function = self.calls.get(fd)  # it may have been forgotten by one of those before
-            if function is not None:
+        calls = [(fd, self.calls[fd]) for fd, _ in ready]
+        for fd, function in calls:
+            # One of those before may have forgotten and closed it, and the number may be another's by now.
+            if self.calls.get(fd) is function:
                 function()
 
     def call_timers(self):
