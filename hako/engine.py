@@ -154,10 +154,7 @@ class Zygote:
 
     def hear(self):
         """Take what it says."""
-        try:
-            said = os.read(self.control, MESSAGE)
-        except OSError:
-            said = b""
+        said = read(self.control)
         if not said or said.startswith(zygote.STOPPED):
             self.end(os.fsdecode(said[1:]))
         elif said.startswith(b"r") and not self.ready:
@@ -448,6 +445,19 @@ class Engine:
         if self.janitor is not None:
             self.janitor.close()
         os.close(self.null)
+
+
+def read(control):
+    """The next message at the descriptor CONTROL, b"" if there is none and the other end is closed.
+
+    That it was closed before all was read there is told first, once, and before what came from there.
+    """
+    for _ in range(2):
+        try:
+            return os.read(control, MESSAGE)
+        except OSError:
+            pass
+    return b""
 
 
 def raise_descriptors():

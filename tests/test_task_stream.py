@@ -244,6 +244,16 @@ def test_different_sandboxes_in_one_stream(who):
     assert found == [kind["hostName"] for kind in kinds * 2]
 
 
+def test_sandboxes_that_cannot_be_made_tell_why(who, place):
+    """Each its own reason, and nobody waits for another's."""
+    names = [str(place / str(number)) for number in range(60)]
+    requests = [{"cmd": ["true"], "chroot": name, "id": name, "timeLimit": 30} for name in names]
+    responses = stream(who, *requests, options=["--jobs=2"])
+    assert {response["id"]: response["description"] for response in responses} == {
+        name: f"chroot('{name}'): No such file or directory" for name in names
+    }
+
+
 def test_many(who):
     """Every one is answered, once; and neither memory nor descriptors nor processes grow."""
     process = who.start("hako-task", "--stream", stdin=subprocess.PIPE)
