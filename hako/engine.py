@@ -5,7 +5,7 @@ import resource
 import time
 from _collections import deque
 
-from hako import build, cell, group, guard, identity, kernel, steps, zygote
+from hako import build, cell, group, guard, identity, kernel, sandbox, steps, zygote
 from hako import plan as plans
 from hako.failure import Failure, line_of, refused
 from hako.loop import Loop
@@ -92,15 +92,16 @@ class Zygote:
     ready       whether it has built its root
     ended       whether it is gone
     failure     a Failure that none of those waiting was told, or None
+    named       what named() had found when it was made
     """
 
     __slots__ = (
-        *("control", "ended", "engine", "failure", "free", "live", "making", "pid", "pidfd", "plan"),
+        *("control", "ended", "engine", "failure", "free", "live", "making", "named", "pid", "pidfd", "plan"),
         *("ready", "region", "slots", "spares", "waiting"),
     )
 
     def __init__(self, engine, of, parts):
-        self.engine, self.plan, self.failure = engine, of, None
+        self.engine, self.plan, self.failure, self.named = engine, of, None, named(of.box)
         self.ready, self.ended, self.live = False, False, 0
         count = min(2 * engine.jobs + 1, MOST_SLOTS, engine.slots)
         self.region = steps.Region(count * cell.SIZE)
@@ -221,13 +222,17 @@ class Zygote:
         """It has ended, or ends now: WHY, or it was killed, "". Those that it made and that have a job go on."""
         self.engine.loop.forget(self.control)
         self.engine.drop(self)
-        os.close(self.control)
         try:
             kernel.pidfd_send_signal(self.pidfd, kernel.SIGKILL)
         except Failure:
             pass
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)
+        while (said := read(self.control)).startswith(b"p"):  # of what it has made, and nobody will take
+            pid = int.from_bytes(said[1:], "little")
+            os.kill(pid, kernel.SIGKILL)
+            os.waitpid(pid, 0)
+        os.close(self.control)
         self.ended = True
         for spare in self.spares:
             spare.kill()
@@ -238,6 +243,13 @@ class Zygote:
                 job.fail(why)
             else:
                 self.engine.try_again(job)
+
+    def retire(self):
+        """End it, for the host has something else at one of its paths by now; those that wait take cells of another."""
+        waiting, self.waiting = self.waiting, deque()
+        self.end("")
+        for job in waiting:
+            self.engine.take(job)
 
     def is_idle(self):
         """Whether nobody has or wants a cell of it."""
@@ -313,6 +325,9 @@ class Engine:
     def zygote_of(self, of, parts):
         """The Zygote of the plan OF, whose mounts are in PARTS."""
         one = self.zygotes.get(of)
+        if one is not None and one.named != named(of.box):
+            one.retire()
+            one = self.zygotes.get(of)
         if one is None:
             self.make_room()
             one = Zygote(self, of, parts)
@@ -445,6 +460,22 @@ class Engine:
         if self.janitor is not None:
             self.janitor.close()
         os.close(self.null)
+
+
+def named(box):
+    """What the paths of the host that the sandbox.Sandbox BOX names lead to: [(device, inode), or None for nothing].
+
+    As long as a zygote shows it, no other file has that number.
+    """
+    paths = [mount.src for mount in box.mounts if isinstance(mount, sandbox.Bind)]
+    found = []
+    for path in paths if box.target is None else [box.target, *paths]:
+        try:
+            status = os.stat(path)
+            found.append((status.st_dev, status.st_ino))
+        except OSError:
+            found.append(None)
+    return found
 
 
 def read(control):

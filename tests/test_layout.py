@@ -59,7 +59,8 @@ PLAN = {
     "janitor": BASE | {"group", "kernel"},
     "job": BASE | {"build", "cell", "changes", "kernel", "meter", "overlay", "report", "supervise", "verdict"},
     "engine": BASE
-    | {"build", "cell", "group", "guard", "identity", "janitor", "kernel", "loop", "plan", "steps", "zygote"},
+    | {"build", "cell", "group", "guard", "identity", "janitor", "kernel", "loop", "plan", "sandbox", "steps"}
+    | {"zygote"},
     "task": BASE
     | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
     | {"sandbox", "sinks", "supervise"},

@@ -785,6 +785,41 @@ def test_nothing_of_a_task_reaches_the_next(who):
     assert {response["stdout"] for response in responses} == {responses[0]["stdout"]}
 
 
+@pytest.mark.parametrize("kind", ["bind", "file", "chroot", "rootfs"])
+def test_what_is_replaced_on_the_host_is_not_seen_any_more(place, kind, started):
+    """A path is what it is when the task begins: a grader that makes its directory anew has the new one inside."""
+    place.chmod(0o755)
+
+    def make(number):
+        work = place / "work"
+        if work.exists():
+            work.rename(place / f"old-{number}")
+        work.mkdir()
+        work.chmod(0o755)
+        (work / "said").write_text(f"{number}\n")
+        for name in ("bin", "bin/busybox") if kind == "chroot" else ():
+            (work / name).mkdir() if name == "bin" else (work / name).touch()
+
+    work, busybox = str(place / "work"), {"type": "bind", "src": BUSYBOX, "dest": "/bin/busybox"}
+    bind = {"type": "bind", "src": work, "dest": "/mnt"}
+    file = {"type": "bind", "src": f"{work}/said", "dest": "/said"}
+    said, keys = {
+        "bind": ("/mnt/said", {"mounts": [bind, busybox], "rootfs": ["/usr"]}),
+        "file": ("/said", {"mounts": [file, busybox], "rootfs": ["/usr"]}),
+        "chroot": ("/said", {"mounts": [busybox], "chroot": work}),
+        "rootfs": (f"{work}/said", {"mounts": [busybox], "rootfs": ["/usr", work]}),
+    }[kind]
+    process = started("--stream", "--jobs=2")
+    for number in range(6):
+        make(number)
+        for _ in range(2):
+            send(process, {"cmd": ["/bin/busybox", "cat", said], "outputs": {}, **keys})
+            response = json.loads(process.stdout.readline())
+            assert response == {"status": "exited", "code": 0, "stdout": f"{number}\n", "stderr": ""}
+    process.stdin.close()
+    assert process.wait(DEADLINE) == 0
+
+
 def test_the_caller_s_proc_does_not_come_out_from_below(who, place):
     """PROG renames what is above the mount point of its proc: what was mounted there goes along, all of it."""
     writable = [place / name for name in ("root", "root/a", "root/a/proc", "root/bin")]
