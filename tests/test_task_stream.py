@@ -5,9 +5,11 @@ import json
 import os
 import pathlib
 import pty
+import resource
 import select
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -632,6 +634,77 @@ def test_others_are_refused(who, place, started):
     other.terminate()
     assert other.wait(DEADLINE) == 128 + signal.SIGTERM
     del process
+
+
+ASK = """
+import socket, sys
+client = socket.socket(socket.AF_UNIX)
+client.connect(sys.argv[1])
+try:
+    client.sendall(b'{"cmd": ["echo", "free"], "outputs": {}}\\n')
+    print(client.recv(200))
+except OSError:
+    print(b"")
+"""
+
+
+@pytest.mark.parametrize("keys", [{"rootfs": ROOTFS}, {}], ids=["rootfs", "host"])
+def test_who_is_in_a_sandbox_has_no_say(who, server, place, keys):
+    """Though it has the uid, and sees the socket."""
+    place.chmod(0o755)
+    server()
+    ask = [*PYTHON, ASK, str(place / "socket")]
+    assert "free" in who.run(*ask).stdout
+    caller = Caller(place / "socket")
+    keys = {"rootfs": [*keys["rootfs"], str(place)]} if keys else {}
+    caller.send({"cmd": ask, "outputs": {}, **keys})
+    caller.end()
+    assert caller.responses() == [{"status": "exited", "code": 0, "stdout": "b''\n", "stderr": ""}]
+    caller.close()
+
+
+def test_as_many_clients_as_there_are_descriptors(who, place, started):
+    """One too many is sent away, and the others go on."""
+    os.chown(place, who.uid, -1)
+    for most in (1200, 1201):
+        path = place / str(most)
+        process = started(f"--listen={path}", preexec_fn=lambda most=most: lower_descriptors(most))
+        wait_until(path.exists)
+        wait_until(lambda path=path: can_connect(path))
+        first, rest = Caller(path), []
+        with contextlib.suppress(BlockingIOError):  # it takes no more and sends none away
+            while len(rest) < most:
+                rest.append(socket.socket(socket.AF_UNIX))
+                rest[-1].setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 1, 0))
+                rest[-1].connect(str(path))
+        assert len(rest) > most // 2 - 100
+        for caller in rest:
+            caller.close()
+        wait_until(lambda path=path: answers(path))
+        first.send(echo(1))
+        first.end()
+        assert first.responses() == [echoed(1)]
+        first.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE) == 128 + signal.SIGTERM
+
+
+def answers(path):
+    """Whether the server at PATH runs what it is asked for."""
+    try:
+        caller = Caller(path)
+    except OSError:
+        return False
+    with contextlib.closing(caller), contextlib.suppress(ConnectionError):
+        caller.send(echo(0))
+        caller.end()
+        return caller.responses() == [echoed(0)]
+    return False
+
+
+def lower_descriptors(most):
+    """Have this process open MOST descriptors and no more."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def test_a_socket_that_is_there_is_not_taken(who, server, place):
