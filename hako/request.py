@@ -21,6 +21,7 @@ NETWORKS = ("none", "host")
 ACCESS = ("ro", "rw", "rx", "rwx")
 TCP = ("bind_tcp", "connect_tcp")
 SCOPES = ("abstract-unix", "signal")
+MOVING = ("cgroup.procs", "cgroup.threads", "tasks")  # files of a cgroup: who is in there is killed in the end
 
 
 class Invalid(Exception):
@@ -410,6 +411,8 @@ def cgroup_setting(key, text, path):
     name = key.lstrip("/")
     if name in ("", ".", "..") or "/" in name:
         raise wrong(path, "Not a file of a cgroup")
+    if name in MOVING:
+        raise wrong(path, "Moves processes, which hako-task does itself")
     return name, string(text, path)
 
 

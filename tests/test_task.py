@@ -111,6 +111,11 @@ def test_what_is_not_json_has_no_description(who, text):
         ({"cmd": ["true"], "copyFiles": [{"dest": "x"}]}, "copyFiles[0]: 'src' missing", 1),
         ({"cmd": ["true"], "stdStreams": {}}, "stdStreams: 'dest' missing", 1),
         ({"cmd": ["true"], "cgroupConfig": {"memory.max": 1}}, "cgroupConfig.memory.max: Expecting a string", 1),
+        *(
+            ({"cmd": ["true"], "cgroupConfig": {key: "0"}}, f"cgroupConfig.{key}: {moves}", 1)
+            for moves in ["Moves processes, which hako-task does itself"]
+            for key in ("cgroup.procs", "/cgroup.procs", "cgroup.threads", "tasks")
+        ),
     ],
 )
 def test_what_is_invalid_is_told_with_its_place(who, place, request_, description, status):
