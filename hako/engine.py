@@ -266,12 +266,13 @@ class Engine:
     zygotes    {plan: Zygote}, the one that was used last comes last
     free       Slots of cells without a zygote that nobody uses
     places     what group.find() has found
+    exposed    what group.own_by() has, by what it is asked for
     null       descriptor of /dev/null
     slots      how many slots a zygote may have by what descriptors there may be
     """
 
     __slots__ = (
-        *("ahead", "cells", "free", "janitor", "jobs", "loop", "null", "places", "queue", "running"),
+        *("ahead", "cells", "exposed", "free", "janitor", "jobs", "loop", "null", "places", "queue", "running"),
         *("slots", "warm", "zygotes"),
     )
 
@@ -279,7 +280,7 @@ class Engine:
         self.jobs, self.warm, self.loop = jobs, warm, Loop()
         self.ahead = max(1, min(jobs, len(os.sched_getaffinity(0))))
         self.queue, self.running, self.cells = deque(), set(), set()
-        self.zygotes, self.free, self.places, self.janitor = {}, [], {}, None
+        self.zygotes, self.free, self.places, self.exposed, self.janitor = {}, [], {}, {}, None
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.slots = max(2, (raise_descriptors() - zygote.HIGH) // 3)
 
@@ -414,6 +415,17 @@ class Engine:
             os.waitpid(pid, 0)
             os.close(pidfd)
             raise
+
+    def is_exposed(self, of):
+        """Whether PROG of the plan OF would own the cgroup of version 2 that this process is in.
+
+        A user namespace of its own is enough to mount that, and what is written to cgroup.kill there ends all in it.
+        """
+        who = of.identity
+        key = who.uid, bool(who.held())
+        if key not in self.exposed:
+            self.exposed[key] = group.own_by(identity.id_maps(who).host_uid(who))
+        return self.exposed[key]
 
     def new_group(self, limits, wanted):
         """A new group.Group for the Limits LIMITS, with the controllers WANTED if they are to be had; or None."""

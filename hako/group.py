@@ -415,6 +415,15 @@ def make(where, homes, needed):
     raise Failure("cgroup: others are in the way")
 
 
+def own_by(uid):
+    """Whether UID owns the cgroup of version 2 that this process is in, and that is not the root: it can be killed."""
+    try:
+        place = cgroup.places().get("")
+    except Failure:
+        return False
+    return place is not None and owner(place) == uid and os.path.exists(os.path.join(place, "cgroup.kill"))
+
+
 def view(paths, homes):
     """Another's Group, without its locks, to be read: PATHS and HOMES as in that; what is gone is left out."""
     group = Group("", {})

@@ -82,8 +82,9 @@ class Job:
             engine.take(self)
 
     def join_group(self):
-        """Have it in a cgroup of its own, if a limit or a figure needs one."""
-        self.own = self.engine.new_group(self.limits, self.figures)
+        """Have it in a cgroup of its own, if a limit or a figure needs one, or PROG could write this process's."""
+        figures = self.figures or (("cpuacct",) if self.engine.is_exposed(self.plan) else ())
+        self.own = self.engine.new_group(self.limits, figures)
         if self.own is not None:
             self.own.limit(self.limits)
             self.order.cgroups = self.own.open_procs()

@@ -240,8 +240,9 @@ class Task(job.Job):
         self.outside = False
 
     def join_group(self):
-        """Have it in a cgroup, if it asks for one."""
+        """Have it in a cgroup, if it asks for one or needs one."""
         if self.wanted.cgroup_config is None:
+            super().join_group()
             return
         self.outside = True
         if self.wanted.cgroup is None:

@@ -636,6 +636,27 @@ def test_others_are_refused(who, place, started):
     del process
 
 
+MOUNT = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.unshare(0x10000000 | 0x20000 | 0x2000000): print('unshare')
+fs = libc.syscall(430, b'cgroup2', 0)
+if libc.syscall(431, fs, 6, None, None, 0): print('fsconfig')
+place = libc.syscall(432, fs, 0, 0)
+with open(os.open('cgroup.procs', os.O_RDONLY, dir_fd=place)) as file: print(sorted(map(int, file)) == [os.getpid()])
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--stream",)], ids=["one", "stream"])
+def test_a_cgroup_that_prog_owns_holds_nobody_else(who, delegated, options):
+    """It can be mounted in a user namespace, and all in there be killed."""
+    request = {"cmd": [*PYTHON, MOUNT], "outputs": {}}
+    for keys in ({}, {"cgroupConfig": {}}, {"capabilities": ["all"]}):
+        response = json.loads(who.run("hako-task", *options, input=json.dumps({**request, **keys})).stdout)
+        assert response == {"status": "exited", "code": 0, "stdout": "True\n", "stderr": ""}
+    delegated.wait_until_empty()
+
+
 ASK = """
 import socket, sys
 client = socket.socket(socket.AF_UNIX)
