@@ -3,7 +3,7 @@
 import _signal
 import os
 
-from hako import cell, group, identity, job, json, plan, request, sandbox, sinks, supervise
+from hako import cell, group, guard, identity, job, json, plan, request, sandbox, sinks, supervise
 from hako.failure import Failure, call
 from hako.limits import Limits
 
@@ -141,6 +141,8 @@ class Task(job.Job):
             cell.places(argv[0], path),
             os.fsencode(wanted.work_dir),
         )
+        if guard.is_terminal(self.order.stdio[0]):
+            self.order.filter = guard.terminal_filter()
         self.open_outputs()
         if wanted.std_streams is not None:
             self.open_streams(wanted.std_streams)

@@ -62,7 +62,7 @@ PLAN = {
     | {"build", "cell", "group", "guard", "identity", "janitor", "kernel", "loop", "plan", "sandbox", "steps"}
     | {"zygote"},
     "task": BASE
-    | {"bpf", "cell", "group", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
+    | {"bpf", "cell", "group", "guard", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
     | {"sandbox", "sinks", "supervise"},
     "server": BASE
     | {"bpf", "changes", "core", "engine", "janitor", "kafel", "kernel", "landlock", "output", "overlay"}

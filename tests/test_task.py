@@ -269,6 +269,26 @@ def test_stdin(who, place):
     assert "Bad file descriptor" in refused["stderr"] or "Operation not permitted" in refused["stderr"]
 
 
+TERMINAL = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+for request in (0x5423, 0x5412, 0x541C, 0x540E):  # TIOCSETD, TIOCSTI, TIOCLINUX, TIOCSCTTY
+    libc.ioctl(0, ctypes.c_ulong(request), ctypes.create_string_buffer(8))
+    print(ctypes.get_errno())
+    ctypes.set_errno(0)
+"""
+
+
+def test_a_terminal_is_not_to_be_typed_into(who):
+    """Nor taken over, whoever has named it. The control finds no filter: one of these succeeds."""
+    ours, theirs = os.openpty()
+    os.chmod(os.ttyname(theirs), 0o666)
+    assert python(who, TERMINAL, stdin={"path": os.ttyname(theirs)}) == "1\n" * 4
+    assert who.run(*PYTHON, TERMINAL, stdin=theirs).stdout.startswith("0\n")
+    os.close(ours)
+    os.close(theirs)
+
+
 def test_addresses(who):
     code = "cat /proc/self/personality; grep -m1 heap /proc/self/maps | cut -d- -f1"
     found = [sh(who, code, mounts=[PROC], vaRandomize=False).split() for _ in range(2)]
