@@ -72,13 +72,27 @@ class Worker:
 
     def described(self, key):
         """The described.Described of KEY, the keyword arguments of a hako.Sandbox as marshal has them."""
-        found = self.known.get(key)
-        if found is None:
-            found = described.describe(marshal.loads(key))
+        given, found, read_from = self.known.get(key, (None, None, None))
+        if found is None or read_from != versions(given):
+            given = marshal.loads(key)
+            read_from = versions(given)
+            found = described.describe(given)
             if len(self.known) >= MOST_KNOWN:
                 self.known.clear()
-            self.known[key] = found
+            self.known[key] = given, found, read_from
         return found
+
+
+def versions(given):
+    """Which version of each file of rules that GIVEN, keyword arguments of a hako.Sandbox, names is there now."""
+    found = []
+    for name in ("policy", "seccomp"):
+        try:
+            status = os.stat(given.get(name, "")) if "/" in given.get(name, "") else None
+        except OSError:
+            status = None
+        found.append(status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return found
 
 
 def receive(from_socket: socket) -> tuple[bytes | None, list[int]]:

@@ -288,6 +288,27 @@ print([pickle.loads(pickle.dumps(box)).run(["sh", "-c", "cat /m/x /hako/x /mine"
     assert said(who, code, str(who.box.parent)) == [b"seen\n", b"seen\n", b"yes"]
 
 
+def test_files_of_rules_are_what_they_are_when_a_program_is_run(who):
+    """Though the worker knows the sandbox already."""
+    prepare(who)
+    code = """
+os.chdir(sys.argv[1])
+def write(file, text):
+    with open("new", "w") as rules: rules.write(text)
+    os.rename("new", file)
+rules, found = "ERRNO(5) { mkdir, mkdirat } DEFAULT ALLOW", []
+for number in range(3):
+    write("own.toml", '"@include" = ["default"]\\n[[files]]\\ntarget = "/mine"\\ncontents = "%d"\\n' % number)
+    write("rules", rules.replace("5", str(20 + number)))
+    found.append(hako.Sandbox(policy="./own.toml").run(["cat", "/mine"]).stdout)
+    mkdir = "import os\\ntry: os.mkdir('/tmp/x')\\nexcept OSError as err: print(err.errno)"
+    found.append(hako.Sandbox(seccomp="./rules", tmpfs=["/tmp"]).run(["/usr/bin/python3", "-ISc", mkdir]).stdout)
+print(found)
+"""
+    expected = [b"0", b"20\n", b"1", b"21\n", b"2", b"22\n"]
+    assert said(who, code, str(who.box.parent)) == expected
+
+
 @pytest.mark.parametrize("name", ["rules", "./rules", "compute"])
 def test_a_filter_is_a_profile_or_a_file_of_where_the_sandbox_was_described(who, name):
     """A file that is called as a profile is not taken."""
