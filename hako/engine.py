@@ -432,12 +432,12 @@ class Engine:
                 group.clean(self.places[key][0])
         if self.places[key] is None:
             return None
+        if self.janitor is None:  # before there is anything for it to remove
+            from hako.janitor import Janitor
+
+            self.janitor = Janitor()
         made = group.make(*self.places[key], needed)
         if made is not None:
-            if self.janitor is None:
-                from hako.janitor import Janitor
-
-                self.janitor = Janitor()
             self.janitor.know(made)
         return made
 

@@ -17,7 +17,12 @@ class Janitor:
 
     def __init__(self):
         ours, self.pipe = kernel.socketpair()
-        self.pid, pidfd = kernel.clone3(0)
+        try:
+            self.pid, pidfd = kernel.clone3(0)
+        except Failure:
+            os.close(ours)
+            os.close(self.pipe)
+            raise
         if not self.pid:
             serve(ours, self.pipe)
         os.close(pidfd)
