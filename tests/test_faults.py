@@ -83,6 +83,7 @@ ONCE = [
     ("task-overlay", "0.1", "exit_group", "", 0),
     ("task-stream", "0", "pidfd_open", "", 0),
     ("task-stream", "0.0.1", "prctl", "", -1),
+    ("task-stream", "0.0.0", "mmap", "", -1),
 ]
 
 
