@@ -21,6 +21,7 @@ SETUP = 2**18  # of that, for the set-up
 # Descriptors of the init; what comes with an order begins at FIRST.
 SOCKET, PROC, GUARD, DOMAIN, MEMORY, PROGRAM, FIRST = 3, 4, 5, 6, 7, 8, 9
 EACCES = 13
+NOBODY = 1  # the pid of a PROG that is not there yet: no child has it
 FAILS = 125  # the status of an init that fails
 SETUP_ROOM = 1000  # steps of its set-up, most of which are there for a request of many mounts
 ROOM = 32  # steps of an init that has its order
@@ -139,7 +140,7 @@ class Slot:
 
     def has_made_prog(self):
         """Whether PROG has become its program, or has failed."""
-        return self.prog is not None and self.unpack(STATUS, self.prog)[0] != 0
+        return self.prog is not None and self.unpack(STATUS, self.prog)[0] > NOBODY
 
     def used(self):
         """What all in there but the init have used: user seconds, system seconds, peak resident bytes."""
@@ -333,7 +334,7 @@ def put_init(slot, plan, prog):
     put_calls(init, identity.change_calls(plan.identity.powerless(), ()))
     init.call("close_range", 0, 2**32 - 1)
     init.ready(kernel.prctl_call("SET_PDEATHSIG", kernel.SIGKILL))
-    wait = init.call("wait4", -1, slot.status, 0, None, until=1)
+    wait = init.call("wait4", -1, slot.status, 0, None, until=NOBODY)
     slot.prog = steps.until(wait)
     init.redirect(made, into=slot.prog)
     # If PROG has itself traced, by who has made it, wait4 tells when it stops too, and only then there is something to

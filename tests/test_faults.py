@@ -78,10 +78,12 @@ ONCE = [
     ("task", "0.0", "keyctl", "", -1),
     ("task", "0", "sendmsg", "", 0),
     ("task", "0", "ftruncate", "", 0),
+    ("task-cgroup", "0", "clone3", "", 0),
     ("task-overlay", "0.1", "unlinkat", "", -1),
     ("task-overlay", "0.1", "exit_group", "", 0),
     ("task-stream", "0", "pidfd_open", "", 0),
     ("task-stream", "0.0.1", "prctl", "", -1),
+    ("task-stream", "0.0.0", "mmap", "", -1),
 ]
 
 

@@ -205,6 +205,9 @@ static void stopped(struct process *process, int status)
 		ptrace(PTRACE_GETEVENTMSG, process->pid, 0, &pid);
 		born(process, pid);
 		go_on(process, 0);
+	} else if (number == SIGSEGV && becomes_init(process->pid)) {
+		kill(process->pid, SIGKILL); /* PID 1 dies of its own faults, unless it is traced */
+		go_on(process, 0);
 	} else {
 		go_on(process, number);
 	}
