@@ -376,7 +376,7 @@ WORDS = {
 }
 OF_FILES = "open openat openat2 newfstatat fstat read write pwrite64 close fcntl lseek mkdirat symlinkat linkat".split()
 OF_FILES += "pread64 unlinkat mkdir fchownat fchown fchmodat readlinkat readlink getdents64 flock ioctl access".split()
-OF_FILES += "chown chmod recvmsg".split()
+OF_FILES += "chown chmod recvmsg mknodat".split()
 STEPS = ["open ", "stat ", "mount point ", "file /", "symlink ", "mkdir ", "write ", "flock ", "readlink ", "link /"]
 STEPS += ["chroot(", "Opening ", "Creating ", "Writing ", "Reading "]
 STEPS += ["remove what", "chown ", "keep descriptor", "recvmsg", "poll", "--", "ioctl NS_GET_PARENT"]
