@@ -9,7 +9,7 @@ goes wrong, unless it cannot go on itself.
 
 HAKO_FAULTS says which of the calls are tried, besides those that once were handled wrongly:
 N            each N-th: `make check` tries few, `make check-faults`, in an hour or two, all
-N+M          each N-th, beginning M later: `make check-hostile` has another M each time
+N+M          each N-th, beginning M later: `make check-hostile` has 11, others with FAULTS=11+M
 PLACE/N/WAY  that call of the process PLACE in that WAY, and no other: a failure tells which
 """
 
