@@ -79,10 +79,10 @@ check: all
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	mandoc -T lint -W warning man/*
-	$(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider -m "not long" tests
+	$(VENV)/bin/python3 -m pytest -q -n 4 --dist=worksteal -p no:cacheprovider -m "not long" tests
 
 check-hostile: all
-	HAKO_FAULTS=$(FAULTS) $(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider tests/test_faults.py tests/hostile
+	HAKO_FAULTS=$(FAULTS) $(VENV)/bin/python3 -m pytest -q -n 4 --dist=worksteal -p no:cacheprovider tests/test_faults.py tests/hostile
 
 hostile-table: all
 	@$(VENV)/bin/python3 tests/hostile/table.py
@@ -116,7 +116,7 @@ fuzz: all
 		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$reader || exit 1; done
 
 check-faults: all
-	HAKO_FAULTS=1 $(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider tests/test_faults.py
+	HAKO_FAULTS=1 $(VENV)/bin/python3 -m pytest -q -n 4 --dist=worksteal -p no:cacheprovider tests/test_faults.py
 
 soak: all
 	$(VENV)/bin/python3 tests/soak.py $(SOAK)
