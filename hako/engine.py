@@ -226,10 +226,7 @@ class Zygote:
         """It has ended, or ends now: WHY, or it was killed, "". Those that it made and that have a job go on."""
         self.engine.loop.forget(self.control)
         self.engine.drop(self)
-        try:
-            kernel.pidfd_send_signal(self.pidfd, kernel.SIGKILL)
-        except Failure:
-            pass
+        os.kill(self.pid, kernel.SIGKILL)  # it is ours, and there until it has been waited for
         os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         while (said := read(self.control)).startswith(b"p"):  # of what it has made, and nobody will take

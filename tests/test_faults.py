@@ -34,7 +34,7 @@ MARK = {"x86_64": 290, "aarch64": 19}[kernel.MACHINE]  # eventfd2, the first cal
 KEYCTL = kernel.NUMBER["keyctl"]
 LIBRARY = ctypes.CDLL(None, use_errno=True)
 STATUS = 7  # the probe's
-PROGRAM = 100  # descriptor of a program of the host
+PROGRAM = 900  # descriptor of a program of the host, that nothing else here has
 
 # What can go wrong with a call: the process is killed before it, or it fails. EPERM is what
 # code may take for something that is not needed; ENOMEM and the like nobody expects.
