@@ -609,11 +609,11 @@ print([len(found), all(out == f"{n} {t}".encode() for (n, t), out in found.items
 
 
 def test_asyncio(who):
-    """100 at once; who cancels one ends it."""
+    """40 at once; who cancels one ends it."""
     code = """
 box = hako.Sandbox()
 async def main():
-    results = await asyncio.gather(*[box.run_async(["sh", "-c", f"sleep 0.1; echo {n}"]) for n in range(100)])
+    results = await asyncio.gather(*[box.run_async(["sh", "-c", f"sleep 0.1; echo {n}"]) for n in range(40)])
     task = asyncio.create_task(box.run_async(["sh", "-c", "sleep 0.5; echo late > /hako/mark"], time=9))
     slow = hako.Sandbox(work_dir=sys.argv[1])
     task = asyncio.create_task(slow.run_async(["sh", "-c", "echo > /hako/began; sleep 2; echo > /hako/mark"]))
@@ -629,7 +629,7 @@ async def main():
     except TimeoutError:
         pass
     await box.run_async(["sleep", "2.2"])
-    return [[int(r.stdout) for r in results] == list(range(100)), os.path.exists(sys.argv[1] + "/mark")]
+    return [[int(r.stdout) for r in results] == list(range(40)), os.path.exists(sys.argv[1] + "/mark")]
 print(asyncio.run(main()))
 """
     assert said(who, code, str(who.box.parent)) == [True, False]
