@@ -443,8 +443,12 @@ def test_sandboxes_made_ahead_are_killed(started):
     process = started("--stream", "--jobs=1")
     send(process, echo(0))
     assert json.loads(process.stdout.readline()) == echoed(0)
-    waiting = [pid for pid in process_ids(process.pid)[1:] if not is_maker(pid)]
-    assert waiting
+
+    def made_ahead():
+        return [pid for pid in process_ids(process.pid)[1:] if not is_maker(pid)]
+
+    wait_until(made_ahead)
+    waiting = made_ahead()
     for pid in waiting:
         os.kill(pid, signal.SIGKILL)
     send(process, *map(echo, range(1, 6)))
