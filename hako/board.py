@@ -40,7 +40,7 @@ class Row:
         one, used, limits = self.sandbox, self.used, self.sandbox.limits
         yield "-" if one.pid is None else str(one.pid)
         yield str(one.supervisor)
-        yield of(one.age, limits.get("time"), clock)
+        yield of(one.age, limits.get("time"), sandboxes.clock)
         yield "" if self.rate is None else of(self.rate, limits.get("cpu"), "{:.0f} %".format)
         yield of(used["cpu"], limits.get("cpu_time"), "{:.1f} s".format)
         yield of(used["memory"], limits.get("memory"), size)
@@ -144,9 +144,3 @@ def size(count):
         if count >= unit:
             return f"{count / unit:.1f}{name}"
     return str(count)
-
-
-def clock(seconds):
-    """SECONDS as hours, minutes and seconds."""
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

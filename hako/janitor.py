@@ -4,7 +4,7 @@ import _signal
 import os
 import time
 
-from hako import group, kernel
+from hako import group, kernel, supervise
 from hako.failure import FAILED, Failure
 
 PIECE = 2**16
@@ -56,7 +56,7 @@ def serve(told, other):
         os.setsid()  # no signal of a terminal is for it
         os.close(other)
         kernel.close_all_but([told])
-        for number in (kernel.SIGINT, kernel.SIGTERM, kernel.SIGHUP, kernel.SIGQUIT):
+        for number in supervise.ENDING:
             _signal.signal(number, _signal.SIG_IGN)
         held = {}
         while said := os.read(told, PIECE):

@@ -27,20 +27,8 @@ class Job:
     """
 
     __slots__ = (
-        *(
-            "ahead",
-            "began",
-            "cell",
-            "changes",
-            "counters",
-            "disks",
-            "draining",
-            "engine",
-            "figures",
-            "inside",
-            "killed",
-        ),
-        *("layers", "limits", "order", "own", "passed", "peak", "plan", "records", "report", "silent"),
+        *("ahead", "began", "cell", "changes", "counters", "disks", "draining", "engine", "figures", "inside"),
+        *("killed", "layers", "limits", "order", "own", "passed", "peak", "plan", "records", "report", "silent"),
         *("sinks", "start_time", "state", "status", "text", "timer", "tries", "user", "verdict", "watched"),
     )
 

@@ -381,3 +381,9 @@ def joined(supervisors):
         while chain[-1].pid in inner:
             chain.append(inner[chain[-1].pid])
     return list(map(Sandbox, made))
+
+
+def clock(seconds):
+    """SECONDS as hours, minutes and seconds."""
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

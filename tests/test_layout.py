@@ -59,7 +59,7 @@ PLAN = {
     "zygote": BASE
     | {"build", "cell", "guard", "identity", "kernel", "plan", "program", "sandbox"}
     | {"steps", "supervise"},
-    "janitor": BASE | {"group", "kernel"},
+    "janitor": BASE | {"group", "kernel", "supervise"},
     "job": BASE | {"build", "cell", "changes", "kernel", "meter", "overlay", "report", "supervise", "verdict"},
     "engine": BASE
     | {"build", "cell", "group", "guard", "identity", "janitor", "kernel", "loop", "plan", "sandbox", "steps"}
@@ -142,7 +142,7 @@ PLAN = {
     "commands/rlimit_exec": {"rlimits"},
     "commands/limit": BASE | {"cgroup", "core", "limit", "limits", "output", "records", "registry", "values"},
     "commands/plot": BASE | {"core", "extra", "newfile", "plot", "record"},
-    "commands/top": BASE | {"board", "core", "extra", "json", "kernel", "sandboxes", "values"},
+    "commands/top": BASE | {"board", "core", "extra", "json", "kernel", "sandboxes", "supervise", "values"},
     "commands/ps": BASE | {"core", "json", "sandboxes"},
     "commands/policy": BASE
     | {"build", "cgroup", "changes", "core", "fresh", "kernel", "landlock", "launch", "limit", "modes", "newfile"}

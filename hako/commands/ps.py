@@ -39,13 +39,7 @@ def lines(listed):
 def table(listed):
     """A line for people for each of LISTED."""
     rows = [
-        f"{'-' if one.pid is None else one.pid:>7}  {one.supervisor:>10}  {clock(one.age):>8}  {one.shown()}"
+        f"{'-' if one.pid is None else one.pid:>7}  {one.supervisor:>10}  {sandboxes.clock(one.age):>8}  {one.shown()}"
         for one in listed
     ]
     return os.fsencode("\n".join((HEAD, *rows, "")))
-
-
-def clock(seconds):
-    """SECONDS as hours, minutes and seconds."""
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

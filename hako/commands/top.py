@@ -24,10 +24,9 @@ import os
 import select
 import sys
 
-from hako import core, extra, json, kernel, sandboxes, values
+from hako import core, extra, json, kernel, sandboxes, supervise, values
 from hako.failure import Failure
 
-ENDING = (kernel.SIGINT, kernel.SIGTERM, kernel.SIGHUP, kernel.SIGQUIT)
 MOST_BYTES = 1024  # that are taken at once from who types
 KEY_BYTES = 3  # of an arrow
 
@@ -76,7 +75,7 @@ def enter(interval, places):
         raise Ended(number)
 
     saved = termios.tcgetattr(0)
-    for number in ENDING:
+    for number in supervise.ENDING:
         _signal.signal(number, end)
     _signal.signal(kernel.SIGTSTP, _signal.SIG_IGN)  # the terminal is not as the shell wants it
     ended = None
