@@ -9,10 +9,9 @@ import _signal
 import os
 import stat
 
-from hako import json, kernel, newfile, overlay
+from hako import json, kernel, newfile, overlay, supervise
 from hako.failure import Failure, call, refused, show
 
-ENDING = (kernel.SIGINT, kernel.SIGTERM, kernel.SIGHUP, kernel.SIGQUIT)
 PIECE = 2**16  # bytes written at once
 ENODATA, EOPNOTSUPP = 61, 95
 BENEATH = kernel.RESOLVE_BENEATH | kernel.RESOLVE_NO_SYMLINKS | kernel.RESOLVE_NO_XDEV
@@ -47,7 +46,7 @@ class Listing:
     def write(self, found):
         """Write each Change of FOUND. That may take long: what ends a program ends this, and the file is as before."""
         with call("rt_sigprocmask"):
-            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, ENDING)
+            _signal.pthread_sigmask(_signal.SIG_UNBLOCK, supervise.ENDING)
         lines, size = [], 0
         for change in found:
             lines.append(change.line())

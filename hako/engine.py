@@ -5,7 +5,7 @@ import resource
 import time
 from _collections import deque
 
-from hako import build, cell, group, guard, identity, kernel, sandbox, steps, zygote
+from hako import build, cell, group, guard, identity, kernel, sandbox, steps, supervise, zygote
 from hako import plan as plans
 from hako.failure import Failure, line_of, refused
 from hako.loop import Loop
@@ -178,8 +178,7 @@ class Zygote:
         try:
             pidfd = kernel.pidfd_open(pid)
         except Failure as err:
-            os.kill(pid, kernel.SIGKILL)
-            os.waitpid(pid, 0)
+            supervise.end_child(pid)
             self.give_up(slot, err)
             return
         made = Cell(self.engine, slot, pid, pidfd, self)
@@ -226,13 +225,10 @@ class Zygote:
         """It has ended, or ends now: WHY, or it was killed, "". Those that it made and that have a job go on."""
         self.engine.loop.forget(self.control)
         self.engine.drop(self)
-        os.kill(self.pid, kernel.SIGKILL)  # it is ours, and there until it has been waited for
-        os.waitpid(self.pid, 0)
+        supervise.end_child(self.pid)
         os.close(self.pidfd)
         while (said := read(self.control)).startswith(b"p"):  # of what it has made, and nobody will take
-            pid = int.from_bytes(said[1:], "little")
-            os.kill(pid, kernel.SIGKILL)
-            os.waitpid(pid, 0)
+            supervise.end_child(int.from_bytes(said[1:], "little"))
         os.close(self.control)
         self.ended = True
         for spare in self.spares:
@@ -433,8 +429,7 @@ class Engine:
             build.write_id_maps(pid, ids)
             os.write(control, b"m")
         except (Failure, OSError):
-            kernel.pidfd_send_signal(pidfd, kernel.SIGKILL)
-            os.waitpid(pid, 0)
+            supervise.end_child(pid)
             os.close(pidfd)
             raise
 

@@ -256,8 +256,7 @@ def begin(launch):
         return new_supervisor(launch, pid, pidfd, launch.channels, signals) if pid else None
     except (Failure, OSError) as err:
         if pid:
-            os.kill(pid, kernel.SIGKILL)
-            os.waitpid(pid, 0)
+            supervise.end_child(pid)
         failure = as_failure(err)
         launch.finish(None, failure, failure.status)
         raise failure from err

@@ -278,12 +278,6 @@ def stay(flags, mapped=True):
     return pid
 
 
-def remove(pid):
-    """Kill the child PID and see its end."""
-    os.kill(pid, kernel.SIGKILL)
-    os.waitpid(pid, 0)
-
-
 def some_directory():
     """A directory, one that is there."""
     with os.scandir("/") as entries:
@@ -340,7 +334,7 @@ def pidfds():
         kernel.pidfd_send_signal(fd, kernel.SIGKILL)
         select.select([fd], [], [])
     finally:
-        remove(pid)
+        supervise.end_child(pid)
     return ""
 
 
@@ -375,7 +369,7 @@ def join():
     try:
         kernel.setns(kernel.pidfd_open(pid), flags, "pidfd")
     finally:
-        remove(pid)
+        supervise.end_child(pid)
     return ""
 
 
@@ -513,7 +507,7 @@ def id_ranges():
         else:
             subids.write(pid, ids)
     finally:
-        remove(pid)
+        supervise.end_child(pid)
     return f"{sum(count for _, _, count in ids.uids)} uids, {sum(count for _, _, count in ids.gids)} gids"
 
 
@@ -547,7 +541,7 @@ def network():
     finally:
         made.end()
         if sitter:
-            remove(sitter)
+            supervise.end_child(sitter)
     return ""
 
 

@@ -21,6 +21,12 @@ at_end = []
 watched = []
 
 
+def end_child(pid):
+    """Kill the child PID, which nobody has waited for yet, and see it gone."""
+    os.kill(pid, kernel.SIGKILL)
+    os.waitpid(pid, 0)
+
+
 class Channels:
     """What the processes tell each other, all close-on-exec.
 

@@ -63,7 +63,7 @@ PLAN = {
     "job": BASE | {"build", "cell", "changes", "kernel", "meter", "overlay", "report", "supervise", "verdict"},
     "engine": BASE
     | {"build", "cell", "group", "guard", "identity", "janitor", "kernel", "loop", "plan", "sandbox", "steps"}
-    | {"zygote"},
+    | {"supervise", "zygote"},
     "task": BASE
     | {"bpf", "cell", "group", "guard", "identity", "job", "json", "kafel", "limits", "plan", "request", "rules"}
     | {"sandbox", "sinks", "supervise"},
@@ -78,7 +78,7 @@ PLAN = {
     "overlay": BASE | {"kernel"},
     "outside": BASE | {"kernel"},
     "subids": BASE | {"identity", "kernel", "outside", "values"},
-    "changes": BASE | {"json", "kernel", "newfile", "overlay"},
+    "changes": BASE | {"json", "kernel", "newfile", "overlay", "supervise"},
     "fresh": BASE | {"changes", "json", "kernel", "sandbox", "supervise"},
     "pasta": BASE | {"build", "identity", "kernel", "outside"},
     "launch": BASE
