@@ -34,11 +34,12 @@
 
 /* What an init becomes on its way: it is the same process, and hako's. */
 #define INIT "/memfd:hako-init"
+#define SILENCE 50 /* milliseconds */
 
 struct process {
 	pid_t pid;
 	char place[128];
-	int children, calls, known, stopped, ended, becomes_prog, entered, cloning;
+	int children, calls, known, stopped, ended, becomes_prog, entered;
 };
 
 static struct process processes[4096];
@@ -104,20 +105,10 @@ static void text_at(pid_t pid, unsigned long address, char *text, size_t size)
 		}
 }
 
-static int clones(long number)
-{
-#ifdef __x86_64__
-	if (number == SYS_fork || number == SYS_vfork)
-		return 1;
-#endif
-	return number == SYS_clone || number == SYS_clone3;
-}
-
 static void enter_call(struct process *process, struct ptrace_syscall_info *info)
 {
 	long number = info->entry.nr;
 	process->entered = 0;
-	process->cloning = clones(number);
 	if (!started && !strcmp(process->place, "0") && number == mark)
 		started = 1;
 	if (!started || process->becomes_prog)
@@ -149,7 +140,7 @@ static void leave_call(struct process *process)
 {
 	if (process->entered)
 		set_result(process->pid, -error_number);
-	process->entered = process->cloning = 0;
+	process->entered = 0;
 }
 
 static int becomes_init(pid_t pid)
@@ -159,19 +150,28 @@ static int becomes_init(pid_t pid)
 	return readlink(path, target, sizeof target) >= (ssize_t)strlen(INIT) && !strncmp(target, INIT, strlen(INIT));
 }
 
+/* Each call that is stopped at takes its time: only those are that are listed, or may be the one that goes wrong. */
+static int is_watched(struct process *process)
+{
+	if (process->becomes_prog)
+		return 0;
+	if (process->entered || !started)
+		return 1;
+	return !hit && (!strcmp(how, "nothing") || !strcmp(process->place, target));
+}
+
 static void go_on(struct process *process, int number)
 {
 	process->stopped = 0;
-	ptrace(process->becomes_prog ? PTRACE_CONT : PTRACE_SYSCALL, process->pid, 0, number);
+	ptrace(is_watched(process) ? PTRACE_SYSCALL : PTRACE_CONT, process->pid, 0, number);
 }
 
 static void born(struct process *parent, pid_t pid)
 {
 	struct process *child = find(pid);
-	parent->cloning = 0;
 	if (snprintf(child->place, sizeof child->place, "%s.%d", parent->place, parent->children++) >= (int)sizeof child->place)
 		exit(99);
-	child->becomes_prog = parent->becomes_prog;
+	child->becomes_prog |= parent->becomes_prog;
 	child->known = 1;
 	if (child->stopped)
 		go_on(child, 0);
@@ -213,20 +213,42 @@ static void stopped(struct process *process, int status)
 	}
 }
 
-/* Who is killed in a clone does not tell of the child, which waits: let it go once it can be nobody else's. */
+/* The first that has stopped at its birth, and nobody has told of yet. */
+static struct process *newborn(void)
+{
+	for (int i = 0; i < count; i++)
+		if (processes[i].stopped && !processes[i].known && !processes[i].ended)
+			return &processes[i];
+	return 0;
+}
+
+/* Who is killed in a clone does not tell of the child: let it go when nothing has happened for SILENCE. */
 static void adopt(void)
 {
-	struct process *dead = 0;
-	for (int i = 0; i < count; i++)
-		if (processes[i].cloning && !processes[i].ended)
-			return;
-		else if (processes[i].cloning)
-			dead = &processes[i];
-	for (int i = 0; dead && i < count; i++)
-		if (processes[i].stopped && !processes[i].known && !processes[i].ended) {
-			born(dead, processes[i].pid);
+	struct process *child = newborn();
+	for (int i = count - 1; child && i >= 0; i--)
+		if (processes[i].ended) {
+			born(&processes[i], child->pid);
 			return;
 		}
+}
+
+/* The next that happened, as waitpid() has it. */
+static pid_t next_event(int *status)
+{
+	struct timespec millisecond = { 0, 1000000 };
+	for (int silence = 0; newborn(); silence++) {
+		pid_t pid = waitpid(-1, status, __WALL | WNOHANG);
+		if (pid)
+			return pid;
+		if (silence == SILENCE) {
+			adopt();
+			silence = 0;
+		}
+		if (nanosleep(&millisecond, 0) < 0 && late)
+			return -1;
+	}
+	return waitpid(-1, status, __WALL);
 }
 
 static int alive(void)
@@ -307,8 +329,7 @@ int main(int argc, char **argv)
 	alarm(seconds * 4);
 	double ended = 0;
 	while (alive()) {
-		adopt();
-		pid_t pid = waitpid(-1, &status, __WALL);
+		pid_t pid = next_event(&status);
 		if (late && !forced) {
 			end_all();
 			alarm(seconds);
