@@ -1,7 +1,8 @@
 # make          build/venv, with every command as build/venv/bin/NAME
 # make demo     a program in a sandbox, to see it run
 # make check    all tests
-# make check-hostile  the attacks of tests/hostile, all of them, and each 11th system call of the set-up failing
+# make check-hostile  the attacks of tests/hostile, all of them, and each system call of the set-up failing, one at
+#               a time: an hour; FAULTS=11 takes each 11th, FAULTS=11+1 to 11+10 the others
 # make hostile-table  how they went, beside other tools
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make html     build/html, the pages for the web
@@ -11,15 +12,13 @@
 # make bench    how fast, beside what else there is
 # make fuzz     all that reads what strangers may have written, FUZZ_SECONDS each
 # make soak     thousands of sandboxes, hundreds at once: does anything stay behind?
-# make check-faults each system call of the set-up failing, one at a time: an hour or two
 # make install  PREFIX=/usr/local DESTDIR=; make uninstall takes it away again
 
 BUILD = build
 PREFIX = /usr/local
 DESTDIR =
 FUZZ_SECONDS = 600
-# FAULTS=11+1 to 11+10 takes the others. See tests/test_faults.py.
-FAULTS = 11
+FAULTS = 1
 SOAK = --sequential=10000 --together=300
 PYTHON := $(shell tools/find-python)
 COMMANDS = $(notdir $(wildcard bin/*))
@@ -115,9 +114,6 @@ fuzz: all
 	for reader in policy request elf values; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/$$reader.py \
 		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$reader || exit 1; done
 
-check-faults: all
-	HAKO_FAULTS=1 $(VENV)/bin/python3 -m pytest -q -n 4 --dist=worksteal -p no:cacheprovider tests/test_faults.py
-
 soak: all
 	$(VENV)/bin/python3 tests/soak.py $(SOAK)
 	$(VENV)/bin/python3 tests/soak.py --user $(SOAK)
@@ -166,4 +162,4 @@ uninstall:
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all patterns reference completions html demo check check-hostile hostile-table check-vm check-packages check-faults soak deb bench fuzz install install-files uninstall clean
+.PHONY: all patterns reference completions html demo check check-hostile hostile-table check-vm check-packages soak deb bench fuzz install install-files uninstall clean

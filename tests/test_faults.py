@@ -8,8 +8,8 @@ between. hako-task is asked for it in JSON, and answers every request whatever
 goes wrong, unless it cannot go on itself.
 
 HAKO_FAULTS says which of the calls are tried, besides those that once were handled wrongly:
-N            each N-th: `make check` tries few, `make check-faults`, in an hour or two, all
-N+M          each N-th, beginning M later: `make check-hostile` has 11, others with FAULTS=11+M
+N            each N-th: `make check` tries few, `make check-hostile` all
+N+M          each N-th, beginning M later
 PLACE/N/WAY  that call of the process PLACE in that WAY, and no other: a failure tells which
 """
 
@@ -594,7 +594,8 @@ def chosen(name, calls, way, who):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.root if case.cgroups else ()) for name, case in CASES.items()]
 )
-def test_a_fault_leaves_nothing_half_done(name, stage, request):
+@pytest.mark.parametrize("way", (KILL, DENIED, SHORT))
+def test_a_fault_leaves_nothing_half_done(name, way, stage, request):
     case = CASES[name]
     argv = case.argv(stage)
     control = stage.run(argv)
@@ -603,8 +604,8 @@ def test_a_fault_leaves_nothing_half_done(name, stage, request):
         stage.take_away(stage.place / path)
     wrong, calls = [], control.calls()
     assert {call.place for call in calls} >= {"0", "0.0"}
-    faults = [Fault(call, way) for way in (KILL, DENIED, SHORT) for call in chosen(name, calls, way, stage.who)]
-    faults = [fault for fault in faults if fault.way == KILL or fault.call.name not in NEVER_FAIL]
+    faults = [Fault(call, way) for call in chosen(name, calls, way, stage.who)]
+    faults = [fault for fault in faults if way == KILL or fault.call.name not in NEVER_FAIL]
     assert faults, f"there is no {ASKED}"
     for fault in faults:
         again = f"HAKO_FAULTS={fault.asked()} build/venv/bin/python3 -m pytest -q '{request.node.nodeid}'"
