@@ -49,7 +49,7 @@ def line_of(err):
     while frame.tb_next is not None:
         frame = frame.tb_next
     place = f"{os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno}"
-    return f"a system call at {place}: {err.strerror}"
+    return f"a system call at {place}: {err.strerror or err}"  # CPython makes some errors itself
 
 
 def as_failure(err):

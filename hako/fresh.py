@@ -169,9 +169,7 @@ def changes(held, tree):
 
     TREE as in Watch.
     """
-    with open(held.pop(FOUND), "rb") as file:
-        file.seek(0)
-        found = json.read(file.read())
+    found = json.read(kernel.read_memfd(held.pop(FOUND)))
     contents = {name_of(sandbox.steps(entry.dst)): data for entry in tree if (data := contents_of(entry)) is not None}
     for path, fd in held.items():
         yield from reader(fd, path, found, contents).changes()

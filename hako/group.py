@@ -206,8 +206,7 @@ class Group:
         """Remove the directories, and those made below, that the kernel lets go; return whether all are gone."""
         for hierarchy, fd in list(self.files.items()):
             if remove_below(fd) and rmdir(self.paths[hierarchy]):
-                os.close(fd)
-                del self.files[hierarchy]
+                os.close(self.files.pop(hierarchy))
         if not self.files:
             self.close()
         return not self.files
@@ -215,16 +214,22 @@ class Group:
     def remove(self):
         """Remove the directories, and those that were made below; what is in there has been killed.
 
-        Return whether all are gone. The end of a process takes the kernel a moment.
+        Return whether all are gone. The end of a process takes the kernel a moment;
+        so may what a call fails for, of which only the last is told.
         """
         end = time.monotonic() + KILLING
-        while not self.try_to_remove():
-            if time.monotonic() > end:
-                return False
-            self.kill()
-            signal(self.pids, kernel.SIGKILL)  # who is in one hierarchy and not in that which kills
+        while True:
+            try:
+                if self.try_to_remove():
+                    return True
+                if time.monotonic() > end:
+                    return False
+                self.kill()
+                signal(self.pids, kernel.SIGKILL)  # who is in one hierarchy and not in that which kills
+            except (Failure, OSError):
+                if time.monotonic() > end:
+                    raise
             time.sleep(PAUSE)
-        return True
 
 
 def hierarchy_of(path):
@@ -363,8 +368,10 @@ def remove_below(fd):
     for name in below(fd):
         inner = subdirectory(fd, name)
         if inner is not None:
-            gone = remove_below(inner) and rmdir(name, fd) and gone
-            os.close(inner)
+            try:
+                gone = remove_below(inner) and rmdir(name, fd) and gone
+            finally:
+                os.close(inner)
     return gone
 
 

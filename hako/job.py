@@ -363,9 +363,10 @@ class Job:
             self.engine.loop.forget(pidfd)
             os.close(pidfd)
             _, status = os.waitpid(pid, 0)
-            with open(listing, "rb") as file:
-                file.seek(0)
-                self.changes = file.read()
+            try:
+                self.changes = kernel.read_memfd(listing)
+            except Failure as err:
+                self.text = self.text or str(err)
             if status:
                 # Of one that was killed it is the list, as far as there is one.
                 why = "" if os.WIFSIGNALED(status) else os.fsdecode(self.changes)

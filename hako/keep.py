@@ -113,7 +113,12 @@ class Keeper:
 
     def clear(self):
         """Remove what others left behind, and the cgroup when the supervisor has seen what it has to tell."""
-        group.clean(self.own.where)
-        while os.read(self.channels.alive[0], 1):
-            pass
-        self.own.remove()
+        try:
+            group.clean(self.own.where)
+        except (Failure, OSError):
+            pass  # who can, does later
+        try:
+            while os.read(self.channels.alive[0], 1):
+                pass
+        finally:
+            self.own.remove()

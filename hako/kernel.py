@@ -421,6 +421,19 @@ def setdomainname(name):
     _call("setdomainname", show(name), name, len(name))
 
 
+def read_memfd(fd):
+    """All bytes of the memfd FD, wherever it is at. FD is closed."""
+    try:
+        with call("read memfd"):
+            data = []
+            os.lseek(fd, 0, os.SEEK_SET)
+            while piece := os.read(fd, max(1, os.fstat(fd).st_size)):
+                data.append(piece)
+    finally:
+        os.close(fd)
+    return b"".join(data)
+
+
 def signalfd(numbers):
     """A descriptor from which the blocked signals NUMBERS are read, 128 bytes each. See signalfd(2)."""
     mask = _uint64s(sum(1 << (number - 1) for number in numbers))

@@ -151,9 +151,7 @@ def receive(from_socket: socket) -> tuple[bytes | None, list[int]]:
     if not data:
         return None, files
     if data == LONG:
-        with open(files.pop(0), "rb") as file:
-            file.seek(0)
-            data = file.read()
+        data = kernel.read_memfd(files.pop(0))
     return data, files
 
 

@@ -135,6 +135,11 @@ class Outcome:
         """The rest of each line that begins with WORD."""
         return [line[1:] for line in self.lines if line[0] == word]
 
+    def was_over(self):
+        """Whether process 0 had ended when the fault happened."""
+        words = [line[0] for line in self.lines if line[0] in ("hit", "exit", "signal")]
+        return "hit" in words[1:]
+
     def calls(self):
         """The calls that were made."""
         return [Call(*words) for words in self.told("call")]
@@ -513,7 +518,9 @@ def wrong_with_traces(stage, case, fault, outcome):
         yield f"gone: {missing}"
     if str(stage.place) in pathlib.Path("/proc/self/mountinfo").read_text():
         yield "a mount is left"
-    if stage.cgroups() and not fault.kills_the_supervisor():
+    # The supervisor does not wait for good for who removes its cgroup; who then kills that one leaves nobody.
+    alone = fault.kills_the_supervisor() or (fault.way == KILL and outcome.was_over())
+    if stage.cgroups() and not alone:
         yield f"left: {stage.cgroups()}"
 
 
