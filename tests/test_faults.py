@@ -121,6 +121,10 @@ class Fault:
         """Whether nobody is there to clear up."""
         return self.way == KILL and self.call.place == "0"
 
+    def may_cut(self):
+        """Whether what the supervisor writes may end with half a line: it writes a long one in pieces."""
+        return self.call.place == "0" and (self.way == KILL or self.call.name in ("write", "poll"))
+
 
 class Outcome:
     """How a run ended: RECORD, the lines of the tracer; OUT and ERR, what was written; FILES, {name: text} of DESTS."""
@@ -145,11 +149,12 @@ class Outcome:
         return [Call(*words) for words in self.told("call")]
 
     def answers(self):
-        """The responses of hako-task; ValueError if a line is none."""
-        found = [json.loads(line) for line in self.out.splitlines()]
-        if self.out and not self.out.endswith("\n"):
-            raise ValueError("half a line")
-        return found
+        """The responses of hako-task, whole lines; ValueError if one is none."""
+        return [json.loads(line) for line in self.out.splitlines(keepends=True) if line.endswith("\n")]
+
+    def is_cut(self):
+        """Whether the last line is not whole."""
+        return self.out != "" and not self.out.endswith("\n")
 
 
 class Stage:
@@ -439,6 +444,8 @@ def wrong_with_answers(case, control, fault, outcome):
     except ValueError as wrong:
         yield f"{wrong}: {outcome.out!r}"
         return
+    if outcome.is_cut() and not fault.may_cut():
+        yield f"half a line: {outcome.out!r}"
     harmed = [pair for pair in zip(told, expected, strict=False) if lasting(pair[0]) != lasting(pair[1])]
     for answer, other in harmed:
         if answer.get("id") != other["id"]:
@@ -545,7 +552,10 @@ def texts(case, outcome):
     """What each PROG of CASE has written, by OUTCOME."""
     if not case.requests:
         return [outcome.out]
-    found = [answer["stdout"] for answer in outcome.answers() if "stdout" in answer]
+    try:
+        found = [answer["stdout"] for answer in outcome.answers() if "stdout" in answer]
+    except ValueError:
+        found = []  # wrong_with_answers() tells of it
     # What the fifo gets and, in the overlay, stderr, is nothing.
     return found + [text for name, text in sorted(outcome.files.items()) if text]
 
