@@ -424,14 +424,13 @@ def setdomainname(name):
 def read_memfd(fd):
     """All bytes of the memfd FD, wherever it is at. FD is closed."""
     try:
-        with call("read memfd"):
-            data = []
-            os.lseek(fd, 0, os.SEEK_SET)
-            while piece := os.read(fd, max(1, os.fstat(fd).st_size)):
-                data.append(piece)
+        with call("pread memfd"):
+            data = b""
+            while piece := os.pread(fd, max(1, os.fstat(fd).st_size - len(data)), len(data)):
+                data += piece
     finally:
         os.close(fd)
-    return b"".join(data)
+    return data
 
 
 def signalfd(numbers):

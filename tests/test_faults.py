@@ -374,6 +374,8 @@ WORDS = {
     "memfd_create": ("Writing 'stdin'",),
     "poll": ("write stdout",),
     "chdir": ("Setting work dir",),
+    "fchdir": ("chroot",),
+    "pread64": ("pread",),
     "fchown": ("chown",),
     "unlinkat": ("unlink",),
     "symlinkat": ("symlink",),
