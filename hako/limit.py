@@ -208,11 +208,11 @@ class Limiter(supervise.Supervisor):
         """
         try:
             os.close(self.channels.alive[1])
+            cgroup.reap_hastening()
             poll = select.poll()
             poll.register(self.pidfd, select.POLLIN)
             if poll.poll(CLEARING) and self.reap():
                 self.run.clear()  # it was killed, and has not
-            cgroup.reap_hastening()
         except (Failure, OSError):
             pass
 

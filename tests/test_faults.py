@@ -51,13 +51,11 @@ ERRNO = {
 OTHERWISE = {DENIED: errno.EPERM, SHORT: errno.ENOMEM}
 DONE_ALL_THE_SAME = {"close"}
 NEVER_FAIL = "exit_group exit rt_sigreturn getpid gettid getppid getuid geteuid getgid getegid umask".split()
+CRASHES = -11, -6
 # Its status may be this too: PROG cannot be executed; the interpreter has no memory, and crashes.
 STATUSES = {
     **dict.fromkeys(("execve", "newfstatat", "faccessat2"), (126, 127)),
-    "brk": (-11, -6),
-    "mmap": (-11, -6),
-    "mremap": (-11, -6),
-    "munmap": (-11, -6),
+    **dict.fromkeys(("brk", "mmap", "mremap", "munmap"), CRASHES),
 }
 
 # What was handled wrongly once: case, process, call, what it names, which of those calls, from the end if negative.
@@ -433,7 +431,7 @@ def wrong_with_status(case, control, fault, outcome):
         elif wrong := wrong_with(err, fault, case):
             yield f"{wrong} {err!r}"
     elif status == control.status:
-        if not unharmed and (fault.call.name, fault.call.argument) != ("write", "2"):
+        if not unharmed and (fault.call.name, *outcome.told("hit")[0][1:]) != ("write", "2"):
             yield f"it did no harm, and said {err!r}"
     elif status not in STATUSES.get(fault.call.name, ()):
         yield f"status {status}, {err!r}"
@@ -514,7 +512,8 @@ def wrong_with_traces(stage, case, fault, outcome):
     failed = outcome.status == 125 or '"internalError"' in outcome.out
     last = fault.call.place in ("0", *(["0.1"] if case.requests else []))
     ran = any(texts(case, outcome)) or (case.requests and outcome.status == 125)
-    excused = fault.kills_the_supervisor() or (failed and last and ran)
+    gone = fault.kills_the_supervisor() or outcome.status in CRASHES
+    excused = gone or (failed and last and ran)
     for name in sorted(stage.files() - stage.before):
         path = stage.place / name
         if name.startswith(".hako-work-") and excused:
@@ -528,7 +527,7 @@ def wrong_with_traces(stage, case, fault, outcome):
     if str(stage.place) in pathlib.Path("/proc/self/mountinfo").read_text():
         yield "a mount is left"
     # The supervisor does not wait for good for who removes its cgroup; who then kills that one leaves nobody.
-    alone = fault.kills_the_supervisor() or (fault.way == KILL and outcome.was_over())
+    alone = gone or (fault.way == KILL and outcome.was_over())
     if stage.cgroups() and not alone:
         yield f"left: {stage.cgroups()}"
 
