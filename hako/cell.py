@@ -28,6 +28,7 @@ ROOM = 32  # steps of an init that has its order
 MOST_DESCRIPTORS = 250  # in one message: the kernel takes 253
 CLONE_VM, CLONE_VFORK, CLONE_PARENT_SETTID, CLONE_ARGS = 0x100, 0x4000, 0x100000, 88
 SECOND_ARGUMENT = 2  # of the words of a step
+CONTROL_SIZE = 16 + 4 * MOST_DESCRIPTORS + 8  # a struct cmsghdr with so many
 CLOEXEC, RIGHTS = 0x40000000, 1
 SOL_SOCKET, SO_SNDBUF, SO_TIMESTAMPNS, SEND_BUFFER = 1, 7, 35, 212992  # as hako.sinks.streams()
 RLIMIT_NOFILE = 7
@@ -97,8 +98,8 @@ class Slot:
             self.inner, self.socket = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
         arena = steps.Arena(region, start, start + SETUP)
         self.record, self.status, self.usage = arena.space(RECORD.size), arena.space(8), arena.space(USAGE.size)
-        data, control = arena.words(0), arena.space(16 + 4 * MOST_DESCRIPTORS + 8)
-        self.message = arena.words(0, 0, arena.words(data, 8), 1, control, 16 + 4 * MOST_DESCRIPTORS, 0)
+        data, control = arena.words(0), arena.space(CONTROL_SIZE)
+        self.message = arena.words(0, 0, arena.words(data, 8), 1, control, CONTROL_SIZE, 0)
         ends = steps.Steps(arena, 2, 0, self.record, self.names)
         self.fails = ends.here
         ends.call("exit_group", FAILS, error=steps.ON)
@@ -111,6 +112,7 @@ class Slot:
         first = self.record - self.region.address
         last = self.usage - self.region.address + USAGE.size
         self.region.bytes[first:last] = bytes(last - first)
+        self.setup.fill(self.message + 5 * 8, CONTROL_SIZE)  # recvmsg has put there how much the last one took
         for socket in (self.socket, self.inner):
             empty(socket)
 

@@ -377,6 +377,15 @@ def test_output_to_a_file_and_to_a_socket(who, place):
         assert len(data.splitlines()) == 50
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_a_task_was_given_is_no_limit_for_the_next(who, delegated, jobs):
+    """A cgroup is some descriptors more, which the sandbox of the task before has received none of."""
+    group = {"cgroupConfig": {"pids.max": "50"}}
+    requests = [echo(n, **(group if n % 2 else {})) for n in range(20)]
+    answered = stream(who, *requests, options=[f"--jobs={jobs}"])
+    assert sorted(answered, key=lambda answer: answer["id"]) == [echoed(n) for n in range(20)]
+
+
 # How a stream ends
 
 
