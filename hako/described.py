@@ -65,7 +65,7 @@ def describe(given):
 def of_policy(made, given):
     """Fill in MADE as a policy says, and GIVEN."""
     for name in OF_ROOT:
-        if given.get(name):
+        if name in given:
             raise Failure(f"{name}: needs root")
     binds = [sandbox.bind("mounts", spec) for spec in given.get("mounts", ())]
     args = {
@@ -123,7 +123,7 @@ def text_of(number):
 def of_root(made, given):
     """Fill in MADE for a prepared directory, as GIVEN says."""
     for name in OF_POLICY:
-        if given.get(name):
+        if name in given:
             raise Failure(f"{name}: nothing is made in root")
     if given.get("policy") is not None:
         raise Failure("policy and root: one of them")
@@ -217,5 +217,7 @@ def limit(made, given):
     for name in made.limits.tolerate:
         if name not in made.limits.needed():
             raise Failure(f"tolerate: there is no limit of {name!r} to tolerate")
+    if made.limits.parent is not None and not made.limits.needed():
+        raise Failure("parent: there is no limit that takes a cgroup")
     if made.plan.box.network == "pasta":
         raise Failure("network: pasta is for hako-run and hako-policy alone")

@@ -39,9 +39,21 @@ STDOUT: Final = subprocess.STDOUT
 PIECE: Final = 1 << 16
 LONGEST: Final = 2.0**31  # seconds
 AT_ONCE: Final = 100  # programs that run; more wait until one of them has ended
+TEXT: Final = (str, bytes, os.PathLike)
 SWITCHES: Final = ("proc", "dev", "writable", "changes")
 LISTS: Final = ("mounts", "tmpfs", "capabilities", "share", "tolerate")
-TABLES: Final = ("symlinks", "files", "env", "landlock", "rlimits")
+TABLES: Final = {
+    "symlinks": (TEXT, "text"),
+    "files": ((str, bytes), "text"),
+    "env": (TEXT, "text"),
+    "landlock": (Sequence, "a sequence"),
+    "rlimits": ((int, str), "a number or text"),
+}
+# What each of the others may be; text where nothing is said.
+NUMBERS: Final = dict.fromkeys(("uid", "gid", "pids", "cpu", "cpu_weight"), (int, "a whole number"))
+SECONDS: Final = dict.fromkeys(("time", "cpu_time"), ((int, float), "a number"))
+SIZES: Final = dict.fromkeys(("memory", "swap", "output"), ((int, str), "a whole number or text"))
+VALUES: Final = {**NUMBERS, **SECONDS, **SIZES}
 
 Text = str | bytes
 Program = Sequence[str | bytes | os.PathLike[str]]
@@ -140,19 +152,13 @@ def result_of(told: Mapping[str, Any]) -> Result:
     return Result(**told["report"], stdout=told.get("stdout", b""), stderr=told.get("stderr", b""), changes=changes)
 
 
-def plain(name: str, value: Any) -> Any:
-    """VALUE of the argument NAME in types that marshal knows, so that it can be sent and compared."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, bytes):
+def plain(value: Any) -> Any:
+    """VALUE, which check_kinds() has seen, in types that marshal knows, so that it can be sent and compared."""
+    if isinstance(value, TEXT):
         return os.fsdecode(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(name, inner) for key, inner in sorted(value.items())}
-    if isinstance(value, Sequence):
-        return tuple(plain(name, inner) for inner in value)
-    raise TypeError(f"{name}: {type(value).__name__} is of no use here")
+        return {plain(key): plain(inner) for key, inner in sorted(value.items())}
+    return tuple(plain(inner) for inner in value) if isinstance(value, Sequence) else value
 
 
 class Sandbox:
@@ -197,8 +203,8 @@ class Sandbox:
     tolerate      of "memory" and "pids", what does not end the program when it is refused
     parent        the cgroup in which each program's own is made
 
-    Errors: TypeError for arguments that are none; Failure, when something is
-    run, for values that are wrong. What this machine refuses is in the Result,
+    Errors: TypeError for arguments that are none, ValueError for text with a
+    NUL; Failure, when something is run, for values that are wrong. What this machine refuses is in the Result,
     status internalError.
     """
 
@@ -247,9 +253,7 @@ class Sandbox:
     ) -> None:
         given = {name: value for name, value in locals().items() if name != "self"}
         check_kinds(given)
-        options = {
-            name: plain(name, value) for name, value in given.items() if value is not None and value is not False
-        }
+        options = {name: plain(value) for name, value in given.items() if value is not None and value is not False}
         options = {name: value for name, value in options.items() if value not in ((), {})}
         absolute(options)
         object.__setattr__(self, "_options", options)
@@ -397,30 +401,51 @@ def described(options: dict[str, Any]) -> Sandbox:
 
 
 def check_kinds(given: Mapping[str, Any]) -> None:
-    """TypeError if an argument of Sandbox among GIVEN is not of its kind, where that could pass for something else."""
+    """TypeError if an argument of Sandbox among GIVEN is not of its kind, ValueError if text has a NUL."""
     for name, value in given.items():
         if name in SWITCHES:
             if value not in (True, False, None) or (value is False and name in ("proc", "dev")):
                 raise TypeError(f"{name}: {'True or None' if name in ('proc', 'dev') else 'a bool'}, not {value!r}")
-        elif isinstance(value, bool):
-            raise TypeError(f"{name}: not a bool: {value!r}")
-        elif name in LISTS and (isinstance(value, str | bytes) or not isinstance(value, Sequence)):
-            raise TypeError(f"{name}: a sequence of strings, not {value!r}")
-        elif name in TABLES and value is not None and not isinstance(value, Mapping):
-            raise TypeError(f"{name}: a mapping, not {value!r}")
-        elif name not in (*LISTS, *TABLES, "memory", "swap", "output") and isinstance(value, Mapping | list | tuple):
-            raise TypeError(f"{name}: one value, not {value!r}")
+        elif value is None:
+            pass
+        elif name in LISTS:
+            check_list(name, value)
+        elif name in TABLES:
+            if not isinstance(value, Mapping):
+                raise TypeError(f"{name}: a mapping, not {value!r}")
+            for key, inner in value.items():
+                check_kind(name, key, TEXT, "text")
+                check_kind(f"{name}: {key}", inner, *TABLES[name], may_have_nul=name == "files")
+        else:
+            check_kind(name, value, *VALUES.get(name, (TEXT, "text")))
     for name, items in (given["landlock"] or {}).items():
-        if isinstance(items, str | bytes):
-            raise TypeError(f"landlock: {name}: a sequence, not {items!r}")
+        check_list(f"landlock: {name}", items, (int, *TEXT), "numbers or text")
     check_env(given["env"] or {})
 
 
+def check_list(name: str, items: Any, kinds: tuple[type, ...] = TEXT, called: str = "text") -> None:
+    """TypeError if ITEMS, of the argument NAME, is no sequence of what is of KINDS, which are CALLED so."""
+    if isinstance(items, str | bytes) or not isinstance(items, Sequence):
+        raise TypeError(f"{name}: a sequence, not {items!r}")
+    for item in items:
+        check_kind(name, item, kinds, called)
+
+
+def check_kind(name: str, value: Any, kinds: Any, called: str, may_have_nul: bool = False) -> None:
+    """TypeError if VALUE, of the argument NAME, is not of KINDS, which are CALLED so; ValueError if it has a NUL."""
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise TypeError(f"{name}: {called}, not {value!r}")
+    if isinstance(value, TEXT) and not may_have_nul and "\0" in os.fsdecode(value):
+        raise ValueError(f"{name}: a NUL: {value!r}")
+
+
 def check_env(env: Mapping[str, str]) -> None:
-    """ValueError if ENV cannot be an environment."""
+    """TypeError or ValueError if ENV cannot be an environment."""
     for name, value in env.items():
-        if "\0" in f"{name}{value}" or "=" in str(name) or not name:
-            raise ValueError(f"env: an empty name, one with '=', or a NUL: {name!r}")
+        check_kind("env", name, TEXT, "text")
+        check_kind(f"env: {name}", value, TEXT, "text")
+        if "=" in os.fsdecode(name) or not name:
+            raise ValueError(f"env: an empty name, or one with '=': {name!r}")
 
 
 def absolute(options: dict[str, Any]) -> None:
@@ -468,7 +493,7 @@ def order(
     message: dict[str, Any] = {"sandbox": sandbox._key, "argv": words}
     if env:
         check_env(env)
-        message["env"] = {str(name): str(value) for name, value in env.items()}
+        message["env"] = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
     if time is not None:
         if not 0 < time < LONGEST:
             raise ValueError(f"time: not seconds, more than 0: {time!r}")
@@ -483,7 +508,7 @@ def order(
         raise
     if input is not None:
         kinds[0] = "input"
-        message["input"] = input.encode() if isinstance(input, str) else bytes(input)
+        message["input"] = input.encode() if isinstance(input, str) else bytes(memoryview(input))
     message["stdio"] = kinds
     return message, files
 

@@ -195,10 +195,10 @@ class Connection:
                 self.job = self.task(message["task"])
             else:
                 self.job = Run(self, self.worker.described(message["sandbox"]), message, files)
-        except Failure as err:
+        except Exception as err:  # a value that nobody thought of is not to end what others run
             for fd in files:
                 os.close(fd)
-            self.tell({"failure": str(err)})
+            self.tell({"failure": str(err) if isinstance(err, Failure) else f"a bug in hako: {err!r}"})
             return
         if self.job is not None:
             self.worker.engine.submit(self.job)

@@ -329,16 +329,30 @@ print(pickle.loads(pickle.dumps(box)).run(["sh", "-c", "mkdir /tmp/x && echo mad
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mounts": "/usr:/usr"}, "mounts: a sequence of strings, not '/usr:/usr'"),
-        ({"share": "ipc"}, "share: a sequence of strings, not 'ipc'"),
+        ({"mounts": "/usr:/usr"}, "mounts: a sequence, not '/usr:/usr'"),
+        ({"mounts": [5]}, "mounts: text, not 5"),
+        ({"share": "ipc"}, "share: a sequence, not 'ipc'"),
+        ({"tmpfs": [5]}, "tmpfs: text, not 5"),
+        ({"capabilities": [True]}, "capabilities: text, not True"),
         ({"landlock": {"ro": "/usr"}}, "landlock: ro: a sequence, not '/usr'"),
+        ({"landlock": {"ro": [None]}}, "landlock: ro: numbers or text, not None"),
         ({"landlock": ["/usr"]}, "landlock: a mapping, not ['/usr']"),
         ({"env": "A=b"}, "env: a mapping, not 'A=b'"),
+        ({"env": {"A": 5}}, "env: A: text, not 5"),
+        ({"files": {"/x": 5}}, "files: /x: text, not 5"),
+        ({"symlinks": {5: "x"}}, "symlinks: text, not 5"),
+        ({"rlimits": {"nofile": 3.5}}, "rlimits: nofile: a number or text, not 3.5"),
         ({"writable": 2}, "writable: a bool, not 2"),
         ({"proc": False}, "proc: True or None, not False"),
-        ({"pids": True}, "pids: not a bool: True"),
-        ({"memory": object}, "memory: type is of no use here"),
-        ({"chdir": ["/"]}, "chdir: one value, not ['/']"),
+        ({"pids": True}, "pids: a whole number, not True"),
+        ({"uid": "0"}, "uid: a whole number, not '0'"),
+        ({"user": 1000}, "user: text, not 1000"),
+        ({"root": 5}, "root: text, not 5"),
+        ({"hostname": 1.5}, "hostname: text, not 1.5"),
+        ({"memory": object}, "memory: a whole number or text, not <class 'object'>"),
+        ({"memory": []}, "memory: a whole number or text, not []"),
+        ({"time": "2"}, "time: a number, not '2'"),
+        ({"chdir": ["/"]}, "chdir: text, not ['/']"),
         ({"nonsense": 1}, "Sandbox.__init__() got an unexpected keyword argument 'nonsense'"),
     ],
 )
@@ -349,10 +363,44 @@ def test_an_argument_of_another_kind(options, message):
 
 @pytest.mark.parametrize("env", [{"": "x"}, {"A=B": "x"}, {"A": "x\0y"}, {"A\0": "x"}])
 def test_an_environment_that_is_none(env):
-    with pytest.raises(ValueError, match="env: an empty name, one with '=', or a NUL"):
+    message = "env: an empty name, or one with '='|env(: A)?: a NUL"
+    with pytest.raises(ValueError, match=message):
         hako.Sandbox(env=env)
-    with pytest.raises(ValueError, match="env: an empty name, one with '=', or a NUL"):
+    with pytest.raises(ValueError, match=message):
         hako.run(["true"], env=env, sandbox=hako.Sandbox())
+
+
+@pytest.mark.parametrize("name", ["root", "work_dir", "policy", "seccomp", "network", "chdir", "hostname", "overlay"])
+def test_text_has_no_nul(name):
+    with pytest.raises(ValueError, match=f"^{name}: a NUL: 'a.x00b'$"):
+        hako.Sandbox(**{name: "a\0b"})
+
+
+def test_bytes_are_text_in_the_file_system_s_encoding(who):
+    code = """
+box = hako.Sandbox(env={b"A": b"x\\xff"}, files={"/f": b"\\0\\xff"})
+print(box.run(["sh", "-c", 'printf "$A$B"; cat /f'], env={b"B": b"y\\xfe"}).stdout)
+"""
+    assert said(who, code) == b"x\xffy\xfe\0\xff"
+
+
+def test_what_breaks_the_worker_ends_nothing_else(who):
+    """Whatever it is: the check of kinds is in its way, so the key is made by hand."""
+    code = """
+import marshal, threading
+found = []
+thread = threading.Thread(target=lambda: found.append(hako.run(["sleep", "1"]).status))
+thread.start()
+box = hako.Sandbox()
+object.__setattr__(box, "_key", marshal.dumps({"user": 1000}, 2))
+try:
+    box.run(["true"])
+except hako.Failure as err:
+    found.append(str(err))
+thread.join()
+print(found)
+"""
+    assert said(who, code) == ["a bug in hako: AttributeError(\"'int' object has no attribute 'isascii'\")", "exited"]
 
 
 @pytest.mark.parametrize(
@@ -375,6 +423,8 @@ def test_an_environment_that_is_none(env):
         ("share=['uts'], hostname='x'", "hostname: with share of uts it would be the host's own that changes"),
         ("writable=True", "writable: needs root"),
         ("overlay='tmpfs'", "overlay: needs root"),
+        ("overlay=''", "overlay: needs root"),
+        ("parent='/nonexistent'", "parent: there is no limit that takes a cgroup"),
         ("changes=True", "changes: needs root"),
         ("root='/nonexistent', changes=True", "changes: needs overlay"),
         ("root='/nonexistent', policy='judge'", "policy and root: one of them"),
@@ -414,6 +464,7 @@ except hako.Failure as err:
         ("['true', 'a\\0b']", "ValueError: argv: an empty name, or a NUL"),
         ("[1]", "TypeError: expected str, bytes or os.PathLike object, not int"),
         ("['cat'], input=b'', stdin=0", "TypeError: input and stdin: one of them"),
+        ("['cat'], input=5", "TypeError: memoryview: a bytes-like object is required, not 'int'"),
         ("['cat'], stdin=-7", "ValueError: not a descriptor: -7"),
         ("['cat'], stdin=999", "OSError: [Errno 9] Bad file descriptor"),
         ("['cat'], sandbox=hako.Sandbox(), time=0", "ValueError: time: not seconds, more than 0: 0"),

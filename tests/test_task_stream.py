@@ -384,6 +384,7 @@ def test_what_a_task_was_given_is_no_limit_for_the_next(who, delegated, jobs):
     requests = [echo(n, **(group if n % 2 else {})) for n in range(20)]
     answered = stream(who, *requests, options=[f"--jobs={jobs}"])
     assert sorted(answered, key=lambda answer: answer["id"]) == [echoed(n) for n in range(20)]
+    delegated.wait_until_empty()
 
 
 # How a stream ends
