@@ -12,6 +12,7 @@ import pathlib
 import re
 import signal
 import subprocess
+from unittest import mock
 
 import pytest
 from test_limit import alive, start_tree
@@ -456,7 +457,23 @@ def test_in_a_sandbox(who):
     else:
         assert features["user-namespaces"]["works"]
         assert features["proc"]["cause"] == "covered"
+        assert features["overlay"]["works"]
     assert (features["openat2"]["works"], features["libseccomp"]["works"]) == (True, True)
+    assert "a bug in hako" not in done.stdout  # as if something were still to be imported
+    outside = json.loads(who.run("hako-check", "--json").stdout)["features"]
+    for name in ("landlock", "landlock-files", "landlock-tcp", "landlock-scopes", "seccomp", "pidfds"):
+        assert features[name]["works"] == outside[name]["works"]
+
+
+@pytest.mark.parametrize(
+    ("names", "place"), [(["proc", "etc", "usr"], "/etc"), (["usr", "proc"], "/usr"), (["proc"], "/proc")]
+)
+def test_what_is_tried_covers_proc_only_where_there_is_nothing_else(names, place, monkeypatch):
+    found = [mock.Mock(path=f"/{name}", **{"is_dir.return_value": True}) for name in names]
+    scandir = mock.MagicMock()
+    scandir.return_value.__enter__.return_value = found
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert probe.some_directory() == place
 
 
 def test_in_a_sandbox_without_proc(who):
