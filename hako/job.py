@@ -210,6 +210,9 @@ class Job:
     def kill(self):
         """End PROG and all that it started."""
         if self.cell is not None:
+            if not (self.killed or self.silent or self.counters.has_cpu()):
+                used = self.counters.cpu()  # the init cannot tell any more, and what it reaps then counts nowhere
+                self.verdict.used = used if any(used) else None
             self.killed = True
             self.cell.kill()
         elif self.state in ("new", "waiting"):
@@ -316,7 +319,8 @@ class Job:
         told.real_time = time.monotonic() - self.began
         if self.counters is not None and self.status is not None:
             told.take(self.counters.figures())
-            told.user_time, told.system_time = self.verdict.cpu() if self.verdict.used else (None, None)
+            known = self.verdict.used or self.counters.has_cpu()
+            told.user_time, told.system_time = self.verdict.cpu() if known else (None, None)
         if self.peak is not None:
             # Before its exec PROG was its init: by a zygote one of a few pages, else a copy of this process.
             told.max_rss = self.peak if self.ahead else supervise.max_rss(self.peak)
@@ -327,15 +331,16 @@ class Job:
             cause, reason = "outputLimit", self.overrun()
         if self.text is not None:
             told.status, told.reason = "internalError", self.text
-        elif cause:
-            told.status, told.reason = cause, reason
-        elif full := [name for fd, name in self.disks if supervise.is_full(fd)]:
-            told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
-        else:
+            return
+        if self.status is not None or not cause:
             code = os.waitstatus_to_exitcode(kernel.SIGKILL if self.status is None else self.status)
             told.status = "exited" if code >= 0 else "killed"
             told.code = code if code >= 0 else None
             told.signal = None if code >= 0 else supervise.signal_name(-code)
+        if cause:
+            told.status, told.reason = cause, reason
+        elif full := [name for fd, name in self.disks if supervise.is_full(fd)]:
+            told.status, told.reason = "diskLimit", f"no room is left in {', '.join(full)}"
 
     def read_layers(self):
         """Have what changed in the layers read, and their work directory removed, by a child; whether that is going on.

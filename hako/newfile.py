@@ -5,7 +5,11 @@ import stat
 
 from hako.failure import Failure, call, refused, show
 
-ENOENT, EACCES, EISDIR, ENOSPC, EOPNOTSUPP = 2, 13, 21, 28, 95
+EPERM, ENOENT, EACCES, EISDIR, ENOSPC, EOPNOTSUPP = 1, 2, 13, 21, 28, 95
+
+
+# {(device and inode of the directory, name): the option}: one file is not for two.
+wanted = {}
 
 
 class NewFile:
@@ -25,6 +29,10 @@ class NewFile:
         with call(f"{option}: open {show(place or '.')}"):
             self.directory = os.open(place or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.check()
+        there = os.fstat(self.directory)
+        other = wanted.setdefault((there.st_dev, there.st_ino, self.name), option)
+        if other != option:
+            raise Failure(f"{option}: the file of {other}: {show(path)}")
         with call(f"{option}: open O_TMPFILE {show(place or '.')}"):
             self.fd = self.unnamed()
 
@@ -32,6 +40,18 @@ class NewFile:
         """Refuse to replace what is in the place of the file and is not to be replaced."""
         if os.path.isdir(self.path):
             raise refused(f"{self.option}: {show(self.path)}", EISDIR)
+        with call(f"{self.option}: {show(self.path)}"):
+            try:
+                there = os.lstat(self.name, dir_fd=self.directory)
+            except FileNotFoundError:
+                return
+        self.check_sticky(there)
+
+    def check_sticky(self, there):
+        """Refuse to replace THERE, an os.stat_result, if it is another's in a directory like /tmp. See inode(7)."""
+        directory, us = os.fstat(self.directory), os.geteuid()
+        if directory.st_mode & stat.S_ISVTX and us not in (0, there.st_uid, directory.st_uid):
+            raise refused(f"{self.option}: {show(self.path)} is another's in a sticky directory", EPERM)
 
     def unnamed(self):
         """A descriptor of a file without a name in the directory; with one that goes, where there is no O_TMPFILE."""
@@ -61,7 +81,11 @@ class NewFile:
                 name = self.temporary or self.other_name()
                 if not self.temporary and self.link(name):
                     self.temporary = name
-                os.rename(name, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+                try:
+                    os.rename(name, self.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+                except OSError:
+                    self.discard()
+                    raise
                 self.temporary = None
 
     def link(self, name):
@@ -103,11 +127,13 @@ class PidFile(NewFile):
         except OSError as err:
             raise Failure(f"--pid-file: {show(self.path)} is there and cannot be read: {err.strerror}") from err
         try:
-            text = os.read(fd, 32) if stat.S_ISREG(os.fstat(fd).st_mode) else b"?"
+            there = os.fstat(fd)
+            text = os.read(fd, 32) if stat.S_ISREG(there.st_mode) else b"?"
         finally:
             os.close(fd)
         if text.strip(b"0123456789\n"):
             raise Failure(f"--pid-file: {show(self.path)} is there and is not a pid file")
+        self.check_sticky(there)
 
     def show_pid(self, pid):
         """Write PID and show the file in its place."""

@@ -534,6 +534,8 @@ def overlay(value, path):
     found = Overlay(**members(value, path, {"upper": upper, "size": size, "changes": boolean}))
     if found.upper is not None and found.size is not None:
         raise wrong((path, "size"), "Only with a tmpfs")
+    if found.size == 0:
+        raise wrong((path, "size"), "0 would mean no limit")
     return found
 
 

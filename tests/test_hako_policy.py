@@ -302,6 +302,7 @@ def test_a_mount_point_swapped_meanwhile(who, place):
         (["--file=/x", "kiss"], "--file: not DST=CONTENTS: '/x'"),
         (["--file=/usr/x=1", "kiss"], "{kiss}: /usr/x: lies in the mount /usr, where nothing is made"),
         (["--tmpfs=/etc/x", "--file=/etc=1", "kiss"], "{kiss}: /etc/x: lies below the file /etc"),
+        (["--report=", "kiss"], "--report: not the name of a file: ''"),
         (["--limit-nofile=-1", "kiss"], "--limit-nofile: not a whole number: '-1'"),
         (["--limit-memory=1", "kiss"], "--limit-memory: not from 4096 to 9223372036854775807: '1'"),
         (["--limit-walltime=0", "kiss"], "--limit-walltime: not seconds, more than 0, like 2 or 0.5: '0'"),

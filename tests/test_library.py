@@ -403,6 +403,18 @@ print(found)
     assert said(who, code) == ["a bug in hako: AttributeError(\"'int' object has no attribute 'isascii'\")", "exited"]
 
 
+def test_what_was_used_is_told_though_a_limit_struck(who):
+    """And what became of the program itself."""
+    code = """
+late = hako.run(["sh", "-c", "while :; do :; done"], time=1)
+loud = hako.run(["yes"], output=1000)
+ends = [[done.status, done.code, done.signal] for done in (late, loud)]
+print([*ends, late.user_time > 0.1, late.system_time >= 0])
+"""
+    ends = ["timeLimit", None, "SIGKILL"], ["outputLimit", None, "SIGKILL"]
+    assert said(who, code) == [*ends, True, True]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -813,6 +813,8 @@ def test_live(who):
         (["--parent=/no/such"], "--parent: no cgroup /no/such here"),
         (["--report=/no/such/file"], "--report: open /no/such: No such file or directory"),
         (["--report=/usr"], "--report: /usr: Is a directory"),
+        ([f"--report={'x' * 256}"], f"--report: {'x' * 256}: File name too long"),
+        (["--report=/tmp/x.hako", "--usage=/tmp/./x.hako"], "--usage: the file of --report: /tmp/./x.hako"),
         (["--report="], "--report: not the name of a file: ''"),
         (["--usage=/no/such/file"], "--usage: open /no/such: No such file or directory"),
         (["--time=1", "--time=2"], "--time: given twice"),
@@ -822,6 +824,27 @@ def test_bad_values(who, options, message):
     done = who.run("hako-limit", *options, "touch", str(who.box / "data/ran"))
     assert (done.returncode, done.stderr) == (125, f"hako-limit: {message}\n")
     assert not (who.box / "data/ran").exists()
+
+
+def test_a_report_in_the_place_of_another_s_file(who, place):
+    """In a directory like /tmp who owns neither cannot replace it, which is known before PROG runs."""
+    (place / "shared").mkdir()
+    os.chown(place / "shared", 1, 1)
+    (place / "shared").chmod(0o1777)
+    (place / "shared/x").write_text("")
+    os.chown(place / "shared/x", 1, 1)
+    done = who.run("hako-limit", f"--report={place}/shared/x", "echo", "ran")
+    if who.name == "root":
+        assert (done.returncode, done.stdout) == (0, "ran\n")
+        return
+    text = f"--report: {place}/shared/x is another's in a sticky directory: Operation not permitted"
+    assert (done.returncode, done.stdout, done.stderr) == (125, "", f"hako-limit: {text}\n")
+
+
+def test_a_report_whose_place_is_taken_meanwhile_leaves_nothing(who, place):
+    done = who.run("hako-limit", f"--report={place}/x", "mkdir", f"{place}/x")
+    assert (done.returncode, done.stderr) == (125, f"hako-limit: link {place}/x: Is a directory\n")
+    assert [path.name for path in place.iterdir() if path != who.box] == ["x"]
 
 
 def test_a_report_that_cannot_be_written(who, place):

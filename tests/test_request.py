@@ -287,6 +287,8 @@ WRONG = [
     ({"chroot": "/", "overlay": None}, "overlay: Expecting 'tmpfs' or an object"),
     ({"chroot": "/", "overlay": {"upper": "u"}}, "overlay.upper: Expecting 'tmpfs' or an absolute path"),
     ({"chroot": "/", "overlay": {"upper": "/u", "size": 1}}, "overlay.size: Only with a tmpfs"),
+    ({"chroot": "/", "overlay": {"upper": "tmpfs", "size": 0}}, "overlay.size: 0 would mean no limit"),
+    ({"chroot": "/", "overlay": {"size": "0K"}}, "overlay.size: 0 would mean no limit"),
     ({"chroot": "/", "overlay": {"size": "x"}}, "overlay.size: Not a size, a whole number or one with K, M or G: 'x'"),
     ({"chroot": "/", "overlay": {"size": True}}, "overlay.size: Expecting a string or a number"),
     ({"chroot": "/", "overlay": {"changes": 1}}, "overlay.changes: Expecting a boolean"),

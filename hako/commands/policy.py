@@ -82,7 +82,7 @@ def prepare(args):
         build.check(box)
         program.environment(prog)
         modes.note()
-    records = recorder(args["--report"] or ("-" if args["--verbose"] else None))
+    records = recorder("-" if args["--report"] is None and args["--verbose"] else args["--report"])
     watcher = watching(args["--changes"], box)
     last = args["PROG"] not in core.COMMANDS
     enlist = registry.lister("hako-policy", core.moved, verbose)
