@@ -8,8 +8,10 @@ SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 def whole(option, text, largest=LARGEST):
     """TEXT, the value of OPTION, as an int: ASCII digits only, 0 to LARGEST."""
-    if not digits(text) or int(text) > largest:
+    if not is_number(text):
         raise Failure(f"{option}: not a whole number: {text!r}")
+    if not digits(text) or int(text) > largest:
+        raise Failure(f"{option}: more than {largest}: {text!r}")
     return int(text)
 
 
@@ -17,8 +19,10 @@ def size(option, text):
     """TEXT, the value of OPTION, in bytes: a whole number, perhaps with K, M or G (powers of 1024)."""
     factor = SUFFIXES.get(text[-1:], 1)
     count = text[:-1] if factor > 1 else text
-    if not digits(count) or int(count) * factor > LARGEST:
+    if not is_number(count):
         raise Failure(f"{option}: not a size, a whole number or one with K, M or G: {text!r}")
+    if not digits(count) or int(count) * factor > LARGEST:
+        raise Failure(f"{option}: more than {LARGEST} bytes: {text!r}")
     return int(count) * factor
 
 
@@ -32,7 +36,12 @@ def variable(option, text):
 
 def digits(text):
     """Whether TEXT is nothing but ASCII digits, and few enough to be a 64-bit number."""
-    return text.isascii() and text.isdigit() and len(text) < 21
+    return is_number(text) and len(text) < 21
+
+
+def is_number(text):
+    """Whether TEXT is nothing but ASCII digits."""
+    return text.isascii() and text.isdigit()
 
 
 def seconds(option, text):

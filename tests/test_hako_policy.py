@@ -306,7 +306,7 @@ def test_a_mount_point_swapped_meanwhile(who, place):
         (["--limit-nofile=-1", "kiss"], "--limit-nofile: not a whole number: '-1'"),
         (["--limit-memory=1", "kiss"], "--limit-memory: not from 4096 to 9223372036854775807: '1'"),
         (["--limit-walltime=0", "kiss"], "--limit-walltime: not seconds, more than 0, like 2 or 0.5: '0'"),
-        (["--uid=4294967295", "kiss"], "--uid: not a whole number: '4294967295'"),
+        (["--uid=4294967295", "kiss"], "--uid: more than 4294967294: '4294967295'"),
         (["--user=nosuchuser", "kiss"], "--user: no such user: 'nosuchuser'"),
         (["--cap-add=nonsense", "kiss"], "--cap-add: no such capability: 'nonsense'"),
         (["--keep-fd=77", "kiss"], "--keep-fd: not open: '77'"),

@@ -423,10 +423,17 @@ def test_bad_values_run_nothing(who, options, message):
 
 
 @pytest.mark.parametrize("option", ["--bind-tcp", "--connect-tcp"])
-@pytest.mark.parametrize("value", ["", "-1", "+1", " 1", "0x10", "80,81", "http", "65536", "\u0661", "1" * 30])
+@pytest.mark.parametrize("value", ["", "-1", "+1", " 1", "0x10", "80,81", "http", "\u0661"])
 def test_ports_that_are_none(who, option, value):
     done = who.run("landlock-exec", f"{option}={value}", "true")
     assert (done.returncode, done.stderr) == (125, f"landlock-exec: {option}: not a whole number: {value!r}\n")
+
+
+@pytest.mark.parametrize("option", ["--bind-tcp", "--connect-tcp"])
+@pytest.mark.parametrize("value", ["65536", "1" * 30, "9" * 5000])
+def test_ports_that_are_too_large(who, option, value):
+    done = who.run("landlock-exec", f"{option}={value}", "true")
+    assert (done.returncode, done.stderr) == (125, f"landlock-exec: {option}: more than 65535: {value!r}\n")
 
 
 def test_a_pipe_is_no_path(who):

@@ -840,7 +840,7 @@ def test_networks_of_options(given, network):
         ({"env": ["=x"]}, "--env: not NAME or NAME=VALUE: '=x'"),
         ({"user": ""}, "--user: an empty value: ''"),
         ({"uid": "-1"}, "--uid: not a whole number: '-1'"),
-        ({"gid": "4294967295"}, "--gid: not a whole number: '4294967295'"),
+        ({"gid": "4294967295"}, "--gid: more than 4294967294: '4294967295'"),
         ({"hostname": ""}, "--hostname: not of 1 to 64 bytes: ''"),
         ({"network": "hots"}, "--network: neither none, host, pasta[:ARGS] nor a file with a slash: 'hots'"),
         ({"limit_as": "1T"}, "--limit-as: not a size, a whole number or one with K, M or G: '1T'"),
