@@ -7,7 +7,7 @@ from _collections import deque
 
 from hako import build, cell, group, guard, identity, kernel, sandbox, steps, supervise, zygote
 from hako import plan as plans
-from hako.failure import Failure, line_of, refused
+from hako.failure import Failure, call, line_of, refused
 from hako.loop import Loop
 
 MOST_ZYGOTES = 16  # of plans of which none is used now
@@ -280,7 +280,8 @@ class Engine:
         self.queue, self.running, self.cells = deque(), set(), set()
         self.zygotes, self.free, self.places, self.exposed = {}, [], {}, {}
         self.janitor, self.listing = None, None
-        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        with call("open /dev/null", "behind hako-run: --dev"):
+            self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self.slots = max(2, (raise_descriptors() - zygote.HIGH) // 3)
 
     def submit(self, job):

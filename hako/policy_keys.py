@@ -185,12 +185,13 @@ class Reader:
     """Reads what a policy file in DIRECTORY says into the Policy MADE: one method for each key.
 
     kinds     what is put where: {steps: kind}
+    setters   {name of a variable: the key that has set it}
     network   (node, whether the network is to be the host's), or None
     """
 
     def __init__(self, made, directory):
         self.made, self.directory = made, directory
-        self.kinds, self.network = {}, None
+        self.kinds, self.setters, self.network = {}, {}, None
 
     def read(self, node):
         """All of the document at NODE."""
@@ -324,18 +325,25 @@ class Reader:
         for item in node.items():
             self.put(item, mount(item), "mounts")
 
-    def key_files(self, node):
-        """What files are made: a list."""
+    def key_files(self, node, kind="files"):
+        """What files are made: a list, by the key KIND."""
         for item in node.items():
             members = item.table("target", "destination", needs=("contents",))
             target = either(item, members, ("target", "destination"))
-            self.put(target, sandbox.File(target.place(), members["contents"].of(str)), "files")
+            entry = sandbox.File(target.place(), members["contents"].of(str))
+            if self.kinds.get(sandbox.steps(entry.dst), kind) == kind or not self.has(entry):
+                self.put(target, entry, kind)
+
+    def has(self, entry):
+        """Whether the last at the place of ENTRY, a sandbox.File, is the same."""
+        there = [other for other in self.made.tree if other.dst == entry.dst]
+        return isinstance(there[-1], sandbox.File) and there[-1].contents == entry.contents
 
     def key_filesystem(self, node):
         """What files, directories and symbolic links are made."""
         members = node.table("files", "dirs", "symlinks")
         if "files" in members:
-            self.key_files(members["files"])
+            self.key_files(members["files"], "filesystem.files")
         for item in members["dirs"].items() if "dirs" in members else ():
             dst = item.table(needs=("destination",))["destination"]
             self.put(dst, sandbox.Directory(dst.place()), "filesystem.dirs")
@@ -359,7 +367,7 @@ class Reader:
                 for word in item.items():
                     self.pass_on(word)
             else:
-                self.variable(item, name, item)
+                self.variable(item, name, item, "env")
 
     def pass_on(self, node):
         """The variable that NODE names has the caller's value, if the caller has one."""
@@ -369,8 +377,8 @@ class Reader:
             raise node.wrong("env sets it")
         self.made.passed[node.value] = True
 
-    def variable(self, place, name, value):
-        """The variable NAME, given at the node PLACE, has the value of the node VALUE."""
+    def variable(self, place, name, value, key):
+        """The variable NAME, given at the node PLACE, has the value of the node VALUE, by the KEY of the policy."""
         Node(name, place.path, place.offset).word()
         if "=" in name:
             raise place.wrong("'=' in the name of a variable")
@@ -378,6 +386,8 @@ class Reader:
             raise place.wrong("env.pass has it")
         if "\0" in value.of(str):
             raise value.wrong("a string with a NUL in it")
+        if self.setters.setdefault(name, key) != key and self.made.env[name] != value.value:
+            raise place.wrong("another key says otherwise")
         self.made.env[name] = value.value
 
     def key_envs(self, node):
@@ -385,7 +395,7 @@ class Reader:
         for item in node.items():
             members = item.table("value", needs=("name",))
             name = members["name"].word()
-            self.variable(members["name"], name, members.get("value", Node(os.environ.get(name, ""))))
+            self.variable(members["name"], name, members.get("value", Node(os.environ.get(name, ""))), "envs")
 
     def key_limits(self, node):
         """The limits: a table, or a list of type and value."""

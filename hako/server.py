@@ -12,6 +12,7 @@ from hako.engine import Engine
 from hako.failure import Failure, call, show
 
 PIECE = 2**16
+LONGEST_NAME = 107  # bytes: see unix(7)
 LONGEST = 2**28  # bytes of one request
 PENDING = 2**22  # bytes of responses that wait for a reader before no more requests are taken
 FIRST_FD = 3  # of those that a service manager passes on, see sd_listen_fds(3)
@@ -424,6 +425,8 @@ def bound(path, socket, *kind):
     """The listening socket PATH, and the os.stat_result of what was made; that of a service manager, and None."""
     if path == "systemd":
         return passed(socket, kind), None
+    if len(os.fsencode(path)) > LONGEST_NAME:
+        raise Failure(f"--listen: longer than the {LONGEST_NAME} bytes that a socket's name may have: {show(path)}")
     server = socket(*kind)
     umask = os.umask(0o177)  # from its first moment it is the caller's alone
     try:

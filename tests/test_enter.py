@@ -153,7 +153,7 @@ def test_root_enters_an_ordinary_users_sandbox(who, sandboxes):
         ("0", "pidfd_open 0: Invalid argument [a thread, or no process]"),
         ("1x", "PID: not a whole number: '1x'"),
         (" 1", "PID: not a whole number: ' 1'"),
-        ("4294967297", "PID: not a whole number: '4294967297'"),
+        ("4294967297", "PID: more than 2147483647: '4294967297'"),
         ("2147483647", f"pidfd_open 2147483647: No such process [{SEE_PS}]"),
     ],
 )

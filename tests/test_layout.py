@@ -119,7 +119,7 @@ PLAN = {
     "causes": BASE | {"cgroup", "kernel", "overlay"},
     "probe": BASE
     | {"bpf", "build", "causes", "cgroup", "group", "guard", "identity", "json", "kernel", "landlock", "limits"}
-    | {"outside", "overlay", "pasta", "subids", "supervise"},
+    | {"outside", "overlay", "pasta", "subids", "supervise", "tcp"},
     "tcp": {"bpf", "kernel"},
     "landlock": BASE | {"kernel", "tcp"},
     "elf": BASE,

@@ -364,6 +364,16 @@ LIMITS = "'as' or 'core' or 'fsize' or 'cpu' or 'nofile' or 'memory' or 'pids' o
             'files = [{ target = "/a\\n", contents = "" }]\nfilesystem.dirs = [{ destination = "/a\\n" }]',
             "2: filesystem.dirs[0].destination: files has put something else at '/a\\n' already",
         ),
+        (
+            'files = [{ target = "/a", contents = "1" }]\n'
+            'filesystem.files = [{ destination = "/a", contents = "1" }, { destination = "/a", contents = "2" }]',
+            "2: filesystem.files[1].destination: files has put something else at /a already",
+        ),
+        ('envs = [{ name = "A", value = "b" }]\nenv.B = "c"\nenv.A = "c"', "3: env.A: another key says otherwise"),
+        (
+            'env.A = "b"\nenvs = [{ name = "A", value = "b" }, { name = "A" }]',
+            "2: envs[1].name: another key says otherwise",
+        ),
         ('share_net = "yes"', "1: share_net: not true or false"),
         ('share_net = true\n[network]\nmode = "none"', "1: share_net: network.mode is 'none'"),
         ('namespaces = [{ type = "network" }]\nshare_net = true', "2: share_net: another key says otherwise"),

@@ -179,6 +179,10 @@ def test_jobs_that_are_none(who, value):
         (["--jobs=2"], "--jobs: needs --stream or --listen"),
         (["--listen=x", "--stream"], "--stream and --listen: one of them"),
         (["--listen="], "--listen: not a socket: ''"),
+        (
+            [f"--listen={'x' * 108}"],
+            f"--listen: longer than the 107 bytes that a socket's name may have: {'x' * 108}",
+        ),
         (["--listen=systemd"], "--listen=systemd: no service manager has passed on one socket"),
         (["--listen=/nosuch/socket"], "bind /nosuch/socket: No such file or directory"),
     ],

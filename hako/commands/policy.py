@@ -24,7 +24,7 @@ Options:
   --cap-add=CAP          capability that PROG keeps, repeatable; all for every one; else it has none
   --keep-fd=N            descriptor that PROG keeps, repeatable; else only 0, 1 and 2
   -H, --hostname=NAME    host name inside
-  -N, --network=NET      none, host, or the file of a network namespace
+  -N, --network=NET      none, host, pasta[:ARGS], or the file of a network namespace
   --limit-as=SIZE        address space of each process; past it, mmap and brk fail with ENOMEM
   --limit-core=SIZE      core file of each process; 0 writes none
   --limit-cpu=SECONDS    CPU time of each process; at the limit, SIGKILL
