@@ -108,6 +108,9 @@ def from_args(args):
     )
     if limits.swap is not None and limits.memory is None:
         raise Failure("--swap: needs --memory")
+    ending = limits.memory, limits.pids, limits.time, limits.cpu_time, limits.output, limits.files or None
+    if limits.grace is not None and ending == (None,) * len(ending):
+        raise Failure("--grace: there is no limit that ends PROG")
     if limits.parent == "":
         raise Failure("--parent: not a cgroup: ''")
     for name in limits.tolerate:

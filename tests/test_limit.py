@@ -800,6 +800,8 @@ def test_live(who):
         (["--time=1s"], "--time: not seconds, more than 0, like 2 or 0.5: '1s'"),
         (["--cpu-time=-1"], "--cpu-time: not seconds, more than 0, like 2 or 0.5: '-1'"),
         (["--grace=0"], "--grace: not seconds, more than 0, like 2 or 0.5: '0'"),
+        (["--grace=1"], "--grace: there is no limit that ends PROG"),
+        (["--interval=1", "--report=-"], "--interval: needs --usage or --live"),
         (["--interval=0"], "--interval: not seconds, more than 0, like 2 or 0.5: '0'"),
         (["--output=0"], "--output: nothing is not to be limited to: '0'"),
         (["--cgroup=memory.max"], "--cgroup: not CONTROLLER.FILE=VALUE: 'memory.max'"),

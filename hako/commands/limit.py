@@ -19,7 +19,7 @@ Options:
   --parent=PATH       cgroup to make its own in; else the caller's
   --report=FILE       write how PROG ended and what it used to FILE, - for stderr
   --usage=FILE        write a line of what is used to FILE now and then, - for stderr
-  --interval=SECONDS  between those lines [default: 0.1]
+  --interval=SECONDS  between those lines; else 0.1
   --live              show what is used on the terminal at stderr
   --help              print this text
   --version           print the version
@@ -39,12 +39,15 @@ from hako import cgroup, core, limits, registry, values
 from hako.failure import Failure
 
 DEFAULT = []
+INTERVAL = 0.1  # seconds
 
 
 def prepare(args):
     """Check ARGS and that the files can be written; return what runs the rest of the chain under limits."""
     wanted = limits.from_args(args)
-    interval = values.seconds("--interval", args["--interval"])
+    interval = INTERVAL if args["--interval"] is None else values.seconds("--interval", args["--interval"])
+    if args["--interval"] is not None and args["--usage"] is None and not args["--live"]:
+        raise Failure("--interval: needs --usage or --live")
     if args["--live"] and not os.isatty(2):
         raise Failure("--live: stderr is not a terminal")
     if not core.moved:
