@@ -716,6 +716,17 @@ def test_a_policy_in_a_sandbox_shows_what_is_there(who):
     assert (done.returncode, done.stdout) == (0, "/:\nb\n\n/b:\nbusybox\nx\n")
 
 
+def test_what_is_printed_has_prog_and_all_that_was_asked_for(who, place):
+    printed = who.run("hako-policy", "--print", "kiss", "echo", "a b", "c")
+    (place / "printed.toml").write_text(printed.stdout)
+    done = who.run("hako-policy", str(place / "printed.toml"))
+    assert (done.stdout, done.stderr, done.returncode) == ("a b c\n", "", 0)
+    for option in ("--cap-add=chown", "--keep-fd=1"):
+        done = who.run("hako-policy", "--print", option, "kiss", "true")
+        message = f"hako-policy: {option.partition('=')[0]}: no policy has that to be printed\n"
+        assert (done.returncode, done.stdout, done.stderr) == (125, "", message)
+
+
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_what_is_printed_is_a_policy_that_says_the_same(who, place, name):
     options = ["--file=/made=made", "--limit-nofile=99", "--env=A=b", "--tmpfs=/scratch:1M"]

@@ -69,7 +69,7 @@ def prepare(args):
     """Read the policy that ARGS name and check what it names; return what runs the rest of the chain as it says."""
     wanted = policy.merge(policy.load(args["POLICY"]), policy_options.from_args(args))
     if args["--print"]:
-        core.print_out(os.fsencode(policy.to_toml(wanted)))
+        print_out(wanted, args)
     if args["PROG"] is None:
         args["PROG"], *args["ARG"] = wanted.cmdline or (os.environ.get("SHELL") or "/bin/sh",)
     terminal = own_terminal(args)
@@ -97,6 +97,16 @@ def prepare(args):
         lambda: verbose(f"execute: {show(args['PROG'])}"),
     ]
     return lambda: enter(steps)
+
+
+def print_out(wanted, args):
+    """Print the policy WANTED with what ARGS say that a policy can say, and end."""
+    for option in ("--cap-add", "--keep-fd"):
+        if args[option]:
+            raise Failure(f"{option}: no policy has that to be printed")
+    if args["PROG"] is not None:
+        wanted.cmdline = [args["PROG"], *args["ARG"]]
+    core.print_out(os.fsencode(policy.to_toml(wanted)))
 
 
 def own_terminal(args):
