@@ -12,7 +12,7 @@ import stat
 from hako import kernel, sandbox
 from hako.failure import SEE_CHECK, Failure, call, refused, show
 
-EPERM, ENOENT, EXDEV, ENOTDIR, ENOSPC, ELOOP = 1, 2, 18, 20, 28, 40
+EPERM, ENOENT, EXDEV, ENOTDIR, ENOSPC, ELOOP, EUSERS = 1, 2, 18, 20, 28, 40, 87
 LOCKED = kernel.MOUNT_ATTR_NOSUID | kernel.MOUNT_ATTR_NODEV
 READ_ONLY = LOCKED | kernel.MOUNT_ATTR_NOEXEC | kernel.MOUNT_ATTR_RDONLY
 
@@ -46,6 +46,28 @@ DEV_LINKS = {
     "stderr": "/proc/self/fd/2",
     "ptmx": "pts/ptmx",
 }
+
+
+def no_namespaces(errno, flags, way):
+    """What clone3 may mean by ERRNO, asked for the namespaces FLAGS, as a hint; WAY is that of those but a user's."""
+    if errno == EPERM:
+        user_namespace = flags & kernel.CLONE_NEWUSER
+        return f"{'user namespaces are not to be had here; root needs none' if user_namespace else way}; {SEE_CHECK}"
+    return f"{limit_of_namespaces(flags)}; {SEE_CHECK}" if errno in (ENOSPC, EUSERS) else ""
+
+
+def limit_of_namespaces(flags):
+    """Which limit those of FLAGS have met, as far as that can be seen. See namespaces(7), /proc/sys/user."""
+    for name, flag in kernel.NAMESPACES.items():
+        if flags & flag:
+            try:
+                with open(f"/proc/sys/user/max_{name}_namespaces", "rb") as file:
+                    none = file.read() == b"0\n"
+            except OSError:
+                none = False
+            if none:
+                return f"user.max_{name}_namespaces is 0 here{'; root needs none' if name == 'user' else ''}"
+    return "as many as user.max_*_namespaces allows are there, or they are nested too deep"
 
 
 def namespaces(box):

@@ -18,7 +18,7 @@ FILES, MESSAGE = 253, 2**16
 ESRCH = 3
 GONE = (32, 104)  # EPIPE and ECONNRESET
 CAP_KILL = 5
-REFUSED = (1, 28, 87)  # EPERM, ENOSPC and EUSERS of clone3: no user namespace
+NO_POWER = "namespaces need CAP_SYS_ADMIN"
 SOON = 0.005  # seconds until the next attempt to remove a cgroup
 
 
@@ -415,8 +415,8 @@ class Engine:
         try:
             return kernel.clone3(flags)
         except Failure as err:
-            hint = " [user namespaces are not to be had here]" if err.errno in REFUSED else ""
-            raise Failure(f"{err}{hint}", errno=err.errno) from err
+            hint = build.no_namespaces(err.errno, flags, NO_POWER)
+            raise Failure(f"{err} [{hint}]" if hint else str(err), errno=err.errno) from err
 
     @staticmethod
     def map_ids(pid, pidfd, ids, control):

@@ -150,6 +150,11 @@ SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 # What answers so to a call that this kernel should have.
 MISSING = "hako needs Linux 5.14, and no filter around it, as of a container, that knows less"
+# If one of those is not permitted, that is the host's doing, or a filter's: hako-check says whose.
+OF_HOST = frozenset(
+    "close_range openat2 open_tree move_mount mount_setattr fsopen fsconfig fsmount mount umount2 pivot_root seccomp "
+    "landlock_create_ruleset landlock_add_rule landlock_restrict_self".split()
+)
 
 SIGHUP, SIGINT, SIGQUIT, SIGKILL, SIGUSR1, SIGUSR2 = 1, 2, 3, 9, 10, 12
 SIGPIPE, SIGTERM, SIGCHLD, SIGCONT, SIGSTOP, SIGTSTP = 13, 15, 17, 18, 19, 20
@@ -186,7 +191,8 @@ def _call(name, what, *args, hints=None):
 def _refused(what, hints=None):
     """The Failure of the call and object WHAT, which has just failed; HINTS are {errno: hint}."""
     errno = foreign.get_errno()
-    return refused(what, errno, (hints or {}).get(errno, MISSING if errno == ENOSYS else ""))
+    usual = MISSING if errno == ENOSYS else SEE_CHECK if errno == EPERM and what.split()[0] in OF_HOST else ""
+    return refused(what, errno, (hints or {}).get(errno, usual))
 
 
 def _ready(name, what, *args, hints=None):

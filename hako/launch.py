@@ -9,9 +9,7 @@ import os
 import time
 
 from hako import build, identity, init, kernel, modes, newfile, program, registry, supervise
-from hako.failure import FAILED, SEE_CHECK, Failure, as_failure, call
-
-EPERM, ENOSPC, EUSERS = 1, 28, 87
+from hako.failure import FAILED, Failure, as_failure, call
 
 
 class Launch:
@@ -282,30 +280,10 @@ def new_supervisor(launch, *parent):
 
 def why_not(errno, flags):
     """What clone3 may mean by ERRNO, asked for the namespaces FLAGS, as a hint."""
-    user_namespace = flags & kernel.CLONE_NEWUSER
-    if errno == EPERM and not user_namespace:
-        return " [namespaces need CAP_SYS_ADMIN, or --userns=always]"
-    if errno == EPERM:
-        return f" [user namespaces are not to be had here; root needs none; {SEE_CHECK}]"
-    if errno in (ENOSPC, EUSERS):
-        return f" [{limit_of_namespaces(flags)}; {SEE_CHECK}]"
     if errno == kernel.EINVAL and program.watched:
         return " [behind hako-enter, hako-run needs --fork there]"
-    return ""
-
-
-def limit_of_namespaces(flags):
-    """Which limit those of FLAGS have met, as far as that can be seen. See namespaces(7), /proc/sys/user."""
-    for name, flag in kernel.NAMESPACES.items():
-        if flags & flag:
-            try:
-                with open(f"/proc/sys/user/max_{name}_namespaces", "rb") as file:
-                    none = file.read() == b"0\n"
-            except OSError:
-                none = False
-            if none:
-                return f"user.max_{name}_namespaces is 0 here{'; root needs none' if name == 'user' else ''}"
-    return "as many as user.max_*_namespaces allows are there, or they are nested too deep"
+    hint = build.no_namespaces(errno, flags, "namespaces need CAP_SYS_ADMIN, or --userns=always")
+    return f" [{hint}]" if hint else ""
 
 
 def wait_outside(launch, supervisor, enlist):

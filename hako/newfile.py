@@ -5,7 +5,7 @@ import stat
 
 from hako.failure import Failure, call, refused, show
 
-EPERM, ENOENT, EACCES, EISDIR, ENOSPC, EOPNOTSUPP = 1, 2, 13, 21, 28, 95
+EPERM, ENOENT, EACCES, EISDIR, ENOSPC, ELOOP, EOPNOTSUPP = 1, 2, 13, 21, 28, 40, 95
 
 
 # {(device and inode of the directory, name): the option}: one file is not for two.
@@ -173,8 +173,8 @@ class Stream:
             self.fd = os.dup(2)
             return
         # Not waiting: not for who reads a fifo, and not when that one stops to read.
-        with call(f"{option}: open {show(path)}"):
-            self.fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | flags, 0o644)
+        flags |= os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        self.fd = open_in_place(f"{option}: open {show(path)}", path, flags)
 
     def write(self, data):
         """Write DATA, as one piece."""
@@ -203,15 +203,29 @@ def recording(option, path):
     return Stream(option, path, 0 if is_stream(path) else os.O_CREAT | os.O_TRUNC)
 
 
+def open_in_place(what, path, flags):
+    """A descriptor of PATH, opened with FLAGS, perhaps made; a Failure of WHAT.
+
+    A symbolic link is not followed: somebody may have planted it, PROG of an earlier run too, if it can write there.
+    """
+    with call(what, "it is a symbolic link", (ELOOP,)):
+        return os.open(path, flags | (0 if is_of_system(path) else os.O_NOFOLLOW), 0o644)
+
+
+def is_of_system(path):
+    """Whether PATH is in /dev or /proc, as /dev/stderr and /dev/fd/3, where a link is the system's."""
+    return os.path.normpath(path).startswith(("/dev/", "/proc/"))
+
+
 def is_stream(path):
-    """Whether PATH is - or there, and neither a file nor a directory."""
+    """Whether PATH is - or there, and neither a file nor a directory, nor a link of somebody's."""
     if path == "-":
         return True
     try:
-        mode = os.stat(path).st_mode
+        mode = (os.stat if is_of_system(path) else os.lstat)(path).st_mode
     except (OSError, ValueError):
         return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
 
 
 def check(option, path):

@@ -278,9 +278,11 @@ def number(value, path):
 
 
 def user(value, path):
-    """VALUE, at PATH, as an id: what is behind the point is cut off."""
+    """VALUE, at PATH, as an id: what is behind the point is cut off, unless that would make root of it."""
     if number(value, path) > LARGEST_ID:
         raise wrong(path, "Value too big")
+    if 0 < value < 1:
+        raise wrong(path, "Expecting a whole number")
     return int(value)
 
 

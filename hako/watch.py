@@ -11,7 +11,7 @@ import select
 import stat
 import time
 
-from hako import bpf, core, kafel, kernel, program, progress, report, rules, start, supervise, syscalls
+from hako import bpf, core, kafel, kernel, newfile, program, progress, report, rules, start, supervise, syscalls
 from hako.failure import Failure, call, show
 
 SIGSYS = 31
@@ -150,8 +150,8 @@ class Reporter:
         self.rules, self.explain = policy, explain
         self.file, self.refused = 2 if report == "-" else None, {}
         if report not in (None, "-"):
-            with call(f"open {show(report)}"):
-                self.file = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+            self.file = newfile.open_in_place(f"open {show(report)}", report, flags)
             program.needed.append(self.file)
 
     def policy(self):
@@ -241,11 +241,10 @@ class Learner:
     def opened(self):
         """A descriptor of the file, and whether it was made."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-        with call(f"open {show(self.path)}"):
-            try:
-                return os.open(self.path, flags | os.O_EXCL, 0o644), True
-            except FileExistsError:
-                return os.open(self.path, flags, 0o644), False
+        try:
+            return os.open(self.path, flags | os.O_EXCL, 0o644), True
+        except OSError:
+            return newfile.open_in_place(f"open {show(self.path)}", self.path, flags), False
 
     def members(self, name):
         """The numbers of the calls in the group NAME."""

@@ -115,7 +115,8 @@ PLAN = {
     "policy_options": BASE | {"policy", "policy_keys", "sandbox", "values"},
     "start": BASE | {"bpf", "kernel"},
     "watch": BASE
-    | {"bpf", "core", "kafel", "kernel", "program", "progress", "report", "rules", "start", "supervise", "syscalls"},
+    | {"bpf", "core", "kafel", "kernel", "newfile", "program", "progress", "report", "rules", "start", "supervise"}
+    | {"syscalls"},
     "causes": BASE | {"cgroup", "kernel", "overlay"},
     "probe": BASE
     | {"bpf", "build", "causes", "cgroup", "group", "guard", "identity", "json", "kernel", "landlock", "limits"}
