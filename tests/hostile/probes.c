@@ -325,8 +325,15 @@ static int is_setting(const char *path, const struct stat *status, int type, str
 
 static int kernel_settings(void)
 {
+	DIR *proc = opendir("/proc");
+	struct dirent *entry;
+	char path[300];
 	setting = 0;
-	nftw("/proc/sys", is_setting, 16, FTW_PHYS);
+	while (proc && !setting && (entry = readdir(proc)))
+		if (!strchr(".0123456789", *entry->d_name) && !strstr(entry->d_name, "self")) {
+			snprintf(path, sizeof path, "/proc/%s", entry->d_name);
+			nftw(path, is_setting, 16, FTW_PHYS);
+		}
 	return setting;
 }
 

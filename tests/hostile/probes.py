@@ -14,7 +14,7 @@ ATTACKS = {
     "memory-of-others": ("A", "read their memory, environment, maps, descriptors", ANYBODY),
     "secrets": ("A", "find the caller's environment in `/proc`", ANYBODY),
     "trace-others": ("A", "trace them, read their memory, take their descriptors", ANYBODY),
-    "kernel-settings": ("A", "open anything in `/proc/sys` for writing", ANYBODY),
+    "kernel-settings": ("A", "open anything of the kernel's in `/proc` for writing", ANYBODY),
     "core-pattern": ("A", "open `core_pattern` for writing", ROOT),
     "sysrq": ("A", "open `sysrq-trigger` for writing", ROOT),
     "kernel-secrets": ("A", "read `kcore`, `keys`, `timer_list`, `kmsg`, ... in `/proc`", ANYBODY),
