@@ -232,11 +232,12 @@ class Case:
     cgroups    whether cgroups of the caller's own are needed
     inmate     whether a sandbox is to be there
     requests   makes of a stage the requests of hako-task
+    root       whether it is one of root's alone
     """
 
-    def __init__(self, argv, *commands, control=STATUS, cgroups=False, inmate=False, requests=None):
+    def __init__(self, argv, *commands, control=STATUS, cgroups=False, inmate=False, requests=None, root=False):
         self.argv, self.commands, self.control, self.cgroups, self.inmate = argv, commands, control, cgroups, inmate
-        self.requests = requests
+        self.requests, self.root = requests, root or cgroups  # only root can delegate cgroups, to whoever runs it
 
 
 def run(*options, directories=("/", "/bin"), program=PROGRAM):
@@ -265,6 +266,22 @@ def limit(*options, status=STATUS):
 def limited_run(stage):
     """A chain of hako-limit and hako-run."""
     return ["hako-limit", "--memory=256M", "--time=30", "--report=report", *run("--proc", program=-1)(stage)]
+
+
+def confined_run(stage):
+    """A chain of all that confines."""
+    words = run("--proc", program=-1)(stage)
+    at = words.index("/bin/probe")
+    return [
+        *words[:at],
+        "seccomp-exec",
+        "default",
+        "landlock-exec",
+        "--rwx=/",
+        "rlimit-exec",
+        "--nofile=99",
+        *words[at:],
+    ]
 
 
 def policy(name):
@@ -319,6 +336,8 @@ CASES = {
     "run": Case(run(*FILES), "hako-run"),
     "run-proc-dev": Case(run("--proc", "--dev", "--tmpfs=/tmp:1M", directories=EVERYWHERE), "hako-run"),
     "run-user-namespace": Case(run("--userns=always", "--tmpfs=/tmp", *FILES), "hako-run"),
+    "run-as-user": Case(run("--user=65534", "--group=65534", *FILES), "hako-run", root=True),
+    "run-chain": Case(confined_run, "hako-run", "seccomp-exec", "landlock-exec", "rlimit-exec"),
     "run-overlay": Case(run("--overlay=PLACE/upper", "--changes=PLACE/changes"), "hako-run"),
     "run-overlay-tmpfs": Case(run("--overlay=tmpfs", "--as-pid-1"), "hako-run"),
     "enter": Case(enter, "hako-enter", inmate=True),
@@ -608,9 +627,8 @@ def chosen(name, calls, way, who):
     return found
 
 
-# Only root can delegate the cgroups that some need, to whoever runs them.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.root if case.cgroups else ()) for name, case in CASES.items()]
+    "name", [pytest.param(name, marks=pytest.mark.root if case.root else ()) for name, case in CASES.items()]
 )
 @pytest.mark.parametrize("way", (KILL, DENIED, SHORT))
 def test_a_fault_leaves_nothing_half_done(name, way, stage, request):

@@ -95,7 +95,6 @@ def test_what_is_written_down_goes_through_no_link(who, place, kind, name):
     assert (control.returncode, (shared / "other").is_file()) == (0, True)
 
 
-@pytest.mark.alone
 def test_prog_is_not_what_somebody_had_open(way):
     """The descriptors are closed before the exec, not by it: else PROG could be one of them."""
     numbers = range(3, 13)
