@@ -754,6 +754,16 @@ static int surroundings(void)
 	       !access("/proc/self/stat", R_OK) && !access("/dev/null", W_OK);
 }
 
+static int groups_of_caller(void)
+{
+	gid_t found[64];
+	int n = getgroups(64, found);
+	for (int i = 0; i < n; i++)
+		if (found[i] == 4 || found[i] == 24)
+			return 1;
+	return 0;
+}
+
 static const struct attack { const char *name; int (*run)(void); int special; } attacks[] = {
 	{"descriptors", descriptors}, {"walk-descriptors", walk_descriptors}, {"execute-descriptors", execute_descriptors},
 	{"current-directory", current_directory}, {"links", links}, {"program-of-others", program_of_others},
@@ -769,7 +779,7 @@ static const struct attack { const char *name; int (*run)(void); int special; } 
 	{"abstract-socket", abstract_socket}, {"socket-file", socket_file}, {"loopback", loopback}, {"interfaces", interfaces},
 	{"system-v", system_v}, {"message-queue", message_queue}, {"shared-memory", shared_memory}, {"pids", pids},
 	{"host-name", host_name}, {"clocks", clocks}, {"kernel-modules", kernel_modules}, {"kernel-privileges", kernel_privileges},
-	{"surroundings", surroundings, 1},
+	{"surroundings", surroundings, 1}, {"groups-of-caller", groups_of_caller, 1},
 	{"type", type, 1}, {"type-high", type_high, 1}, {"type-32", type_32, 1}, {"take-over", take_over, 1},
 	{"discipline", discipline, 1}, {"paste", paste, 1}, {"controlling", controlling, 1}, {"host-pty", host_pty, 1},
 	{0},

@@ -1,13 +1,16 @@
 """D: the caller's terminal, at PROG's stdin."""
 
+import errno
 import fcntl
 import os
 import subprocess
 import termios
 
 import pytest
+from bpf_interpreter import run as decide
 
 from conftest import DEADLINE, SYSTEM
+from hako import guard
 from hostile import probes
 
 # Whose controlling terminal it is matters to the kernel: to type on it is free for a session that has it, to take it
@@ -29,6 +32,26 @@ def test_they_reach_nothing(way):
         assert probes.reached(found) == set()
         if "hako-policy" not in way.name:  # without arguments it would give PROG a terminal of its own
             assert found["type"] == "Operation not permitted"
+
+
+X32 = 0x40000000
+# By machine: every audit architecture and number by which ioctl can be called, and a number of another call.
+IOCTL = {
+    "x86_64": ([(0xC000003E, 16), (0xC000003E, 16 | X32), (0xC000003E, 514 | X32), (0x40000003, 54)], 1),
+    "aarch64": ([(0xC00000B7, 29), (0x40000028, 54)], 64),
+}
+
+
+def test_the_filter_knows_every_way_to_call_ioctl():
+    """Also those that this kernel was not built with, with bits that the kernel does not look at."""
+    program = guard.terminal_filter()
+    ways, write = IOCTL[os.uname().machine]
+    for arch, number in ways:
+        for request in (0x5412, 0x541C, 0x5423, 0x540E):  # TIOCSTI, TIOCLINUX, TIOCSETD, TIOCSCTTY
+            for high in (0, 1, 0xFFFFFFFF):
+                assert decide(program, arch, number, [0, request | high << 32, 0, 0, 0, 0]) == 0x00050000 | errno.EPERM
+            assert decide(program, arch, write, [0, request, 0, 0, 0, 0]) == 0x7FFF0000
+        assert decide(program, arch, number, [0, termios.TIOCGWINSZ, 0, 0, 0, 0]) == 0x7FFF0000
 
 
 CHANGE = "stty -echo -icanon -isig; "

@@ -5,6 +5,11 @@ import pytest
 from hostile import probes
 
 NAMES = probes.of("F")
+# Nothing says as whom PROG is to run: it has the caller's groups, which the pages say.
+KEEPING = {
+    *("hako-run, root", "hako-run --as-pid-1, root", "hako-run landlock-exec, root", "hako-limit hako-run, root"),
+    *("hako-policy, root", "hako-policy --limit-walltime, root"),
+}
 # What became root in one tool or another, or is no number at all.
 BAD = ["", " 0", "+0", "-1", "0x0", "0 ", "4294967295", "4294967296", "1000 "]
 
@@ -18,6 +23,19 @@ def test_without_a_sandbox_they_succeed(who, control):
 
 def test_they_reach_nothing(way):
     assert probes.reached(way.attack(NAMES)) == set()
+
+
+def test_the_groups_of_root_are_gone(way):
+    """Wherever it is said as whom PROG is to run, or that is another. An ordinary user cannot clear any."""
+    if way.site.who.name != "root":
+        assert way.attack(["groups-of-caller"])["groups-of-caller"] != probes.REACHED
+        return
+    groups = ["setpriv", "--groups=4,24", "--"]
+    found = [
+        way.site.attack(lambda site, argv, words=words: [*groups, *words(site, argv)], ["groups-of-caller"])
+        for words in (lambda site, argv: [str(site.probe), *argv[1:]], way.words)
+    ]
+    assert [each["groups-of-caller"] == probes.REACHED for each in found] == [True, way.name in KEEPING]
 
 
 @pytest.mark.parametrize("option", ["--user", "--group", "--uid", "--gid"])

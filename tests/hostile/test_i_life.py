@@ -1,5 +1,7 @@
 """I: whoever is killed, whenever: nothing is left, and in every way that waits."""
 
+import os
+import pathlib
 import random
 import signal
 import time
@@ -43,6 +45,35 @@ def test_at_any_moment(way, mark):  # noqa: F811
         process.kill()
         process.communicate(timeout=DEADLINE)
         assert gone(mark)
+
+
+FRONTS = {
+    "run": ["hako-run", "-m@:/bin/probe:ro", "BOX"],
+    "run-user": ["hako-run", "--user=65534", "--group=65534", "-m@:/bin/probe:ro", "BOX"],
+    "limit": ["hako-limit", "--time=300"],
+    "policy": ["hako-policy", "--ro-bind=@:/bin/probe", "--tmpfs=/tmp", "POLICY", "--"],
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FRONTS)
+def test_a_supervisor_that_dies_before_there_is_a_death_signal(who, place, probe, mark, name):  # noqa: F811
+    """Each prctl is held back: it dies while a child of its is on the way to the one that sets the signal."""
+    (place / "policy").write_text("")
+    words = {"BOX": str(who.box), "POLICY": str(place / "policy")}
+    argv = [words.get(word, word.replace("@", str(probe))) for word in FRONTS[name]]
+    argv += [str(probe) if name == "limit" else "/bin/probe", "stay", mark]
+    slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=prctl", "-e", "inject=prctl:delay_enter=400ms"]
+    ran = 0
+    for moment in range(1, 14):
+        process = who.start(*slow, *argv)
+        time.sleep(moment * 0.25)
+        ran += len(alive(mark)) > 0
+        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        process.communicate(timeout=DEADLINE)
+        assert gone(mark)
+    assert ran
 
 
 def test_what_prog_leaves_behind_goes_with_it(way, mark):  # noqa: F811

@@ -15,7 +15,13 @@ THREATS = {
             "descriptors of the tool are in a process that those inside can read",
             ["a_descriptors::test_they_reach_nothing", "test_run_life::test_the_init_holds_nothing_of_the_host"],
         ),
-        ("a descriptor is closed by exec alone", ["test_run_identity::test_only_the_descriptors_that_are_kept"]),
+        (
+            "a descriptor is closed by exec alone",
+            [
+                "a_descriptors::test_prog_is_not_what_somebody_had_open",
+                "test_run_identity::test_only_the_descriptors_that_are_kept",
+            ],
+        ),
         (
             "the current directory is outside",
             ["a_descriptors::test_they_reach_nothing", "test_run_life::test_a_pid_file_appears_only_when_prog_runs"],
@@ -25,6 +31,7 @@ THREATS = {
             "PROG reaches or forges what is written down of it",
             [
                 "a_descriptors::test_what_is_written_down_is_not_written_elsewhere",
+                "a_descriptors::test_what_is_written_down_goes_through_no_link",
                 "test_limit::test_prog_has_no_descriptor_of_ours",
                 "test_policy_changes::test_nothing_of_it_is_left_with_prog",
             ],
@@ -35,7 +42,11 @@ THREATS = {
         ),
         (
             "the kernel is tuned or read through /proc, behind the covers too, or in a second one",
-            ["a_descriptors::test_they_reach_nothing", "test_run_proc_dev::test_the_covers_cannot_be_taken_away"],
+            [
+                "a_descriptors::test_they_reach_nothing",
+                "test_run_proc_dev::test_what_tells_of_the_host_is_covered",
+                "test_run_proc_dev::test_the_covers_cannot_be_taken_away",
+            ],
         ),
         (
             "a mount of the old root is left",
@@ -132,6 +143,8 @@ THREATS = {
             "PROG types on, changes or takes the caller's terminal",
             [
                 "d_terminal::test_they_reach_nothing",
+                "d_terminal::test_the_filter_knows_every_way_to_call_ioctl",
+                "g_enter::test_the_terminal_that_no_descriptor_leads_to",
                 "test_terminal::test_nothing_is_injected",
                 "test_terminal::test_a_terminal_at_a_kept_descriptor_counts",
                 "test_terminal::test_what_enters_has_no_hold_of_it_either",
@@ -220,6 +233,7 @@ THREATS = {
             "an id, or a group, is kept",
             [
                 "f_identity::test_they_reach_nothing",
+                "f_identity::test_the_groups_of_root_are_gone",
                 "test_run_identity::test_every_id_is_changed",
                 "test_run_identity::test_supplementary_groups_are_cleared",
                 "test_run_identity::test_groups_that_cannot_be_cleared_are_an_error",
@@ -259,7 +273,11 @@ THREATS = {
         ),
         (
             "some of the namespaces are joined, others not",
-            ["test_enter::test_every_namespace_is_joined", "test_enter::test_all_namespaces_or_none"],
+            [
+                "test_enter::test_every_namespace_is_joined",
+                "test_enter::test_all_namespaces_or_none",
+                "g_enter::test_a_user_namespace_that_prog_has_made",
+            ],
         ),
         (
             "those inside look into who enters, or overwrite the interpreter",
@@ -309,6 +327,7 @@ THREATS = {
             [
                 "i_life::test_the_end_of_the_supervisor_is_the_end_of_all",
                 "i_life::test_at_any_moment",
+                "i_life::test_a_supervisor_that_dies_before_there_is_a_death_signal",
                 "test_run_life::test_nothing_survives_the_supervisor",
                 "test_run_life::test_prog_cannot_survive_by_clearing_its_death_signal",
                 "test_limit::test_sigkill_of_the_supervisor_leaves_nothing",
@@ -347,7 +366,11 @@ THREATS = {
         ),
         (
             "a call of the set-up fails, and PROG runs all the same",
-            ["hosts::test_every_way_where_calls_are_missing", "test_enter::test_all_namespaces_or_none"],
+            [
+                "hosts::test_every_way_where_calls_are_missing",
+                "test_faults::test_a_fault_leaves_nothing_half_done",
+                "test_enter::test_all_namespaces_or_none",
+            ],
         ),
     ],
     "J": [
