@@ -179,6 +179,8 @@ class Stage:
     def run(self, argv, fault=None):
         """Run ARGV, with the FAULT if there is one; return the Outcome."""
         record = self.place / "record"
+        if self.who.cgroups and not self.who.cgroups.again:
+            self.who.cgroups.sweep()
         for name in os.listxattr(self.place / "upper"):
             os.removexattr(self.place / "upper", name)  # a mark of the overlay that was there before
         ours, theirs = os.pipe()
