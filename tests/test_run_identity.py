@@ -196,7 +196,7 @@ def test_user_namespaces_by_choice(who):
     if who.name == "root":
         assert done.stdout.split()[0] == os.readlink("/proc/self/ns/user")
     else:
-        hint = "namespaces need CAP_SYS_ADMIN, or --userns=always"
+        hint = "namespaces need CAP_SYS_ADMIN, or --userns=always; see hako-check"
         message = f"hako-run: clone3 mnt,pid,net,ipc,uts,cgroup: Operation not permitted [{hint}]\n"
         assert (done.returncode, done.stderr) == (125, message)
 
