@@ -117,7 +117,10 @@ class Job:
         while True:
             try:
                 data, control, _, _ = self.cell.slot.socket.recvmsg(MESSAGE, 2048, kernel.MSG_DONTWAIT | cell.CLOEXEC)
-            except OSError:
+            except (BlockingIOError, ConnectionResetError):
+                return  # nothing is there; or it ended without having read what it was told
+            except OSError as err:
+                self.text = self.text or f"recvmsg: {err.strerror}"  # what comes now, output perhaps, comes too late
                 return
             self.take(data[:1], data[1:], cell.descriptors(control))
             if not data:
