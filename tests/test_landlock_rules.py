@@ -5,7 +5,7 @@ import os
 import re
 
 from bpf_interpreter import run as decide
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hako import bpf, kernel, landlock, tcp
@@ -43,12 +43,15 @@ def test_a_ruleset_handles_what_the_version_has(rules, abi):
 
 
 @given(st.text(max_size=8) | st.integers(-5, 70000).map(str))
+@example("65535")
+@example("65536")
 def test_a_port_is_a_whole_number_or_an_error(text):
     try:
         number = landlock_exec.port("--bind-tcp", text)
     except Failure as err:
-        assert str(err) == f"--bind-tcp: not a whole number: {text!r}"
-        assert not re.fullmatch(r"[0-9]+", text, re.ASCII) or int(text) > 65535
+        is_number = re.fullmatch(r"[0-9]+", text, re.ASCII)
+        assert str(err) == f"--bind-tcp: {'more than 65535' if is_number else 'not a whole number'}: {text!r}"
+        assert not is_number or int(text) > 65535
     else:
         assert re.fullmatch(r"[0-9]+", text, re.ASCII)
         assert number == int(text)

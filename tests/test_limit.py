@@ -828,6 +828,7 @@ def test_bad_values(who, options, message):
     assert not (who.box / "data/ran").exists()
 
 
+@pytest.mark.root
 def test_a_report_in_the_place_of_another_s_file(who, place):
     """In a directory like /tmp who owns neither cannot replace it, which is known before PROG runs."""
     (place / "shared").mkdir()
