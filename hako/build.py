@@ -48,7 +48,7 @@ DEV_LINKS = {
 }
 
 
-def no_namespaces(errno, flags, way):
+def no_namespaces(errno, flags, way="namespaces need CAP_SYS_ADMIN"):
     """What clone3 may mean by ERRNO, asked for the namespaces FLAGS, as a hint; WAY is that of those but a user's."""
     if errno == EPERM:
         user_namespace = flags & kernel.CLONE_NEWUSER

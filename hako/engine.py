@@ -18,7 +18,6 @@ FILES, MESSAGE = 253, 2**16
 ESRCH = 3
 GONE = (32, 104)  # EPIPE and ECONNRESET
 CAP_KILL = 5
-NO_POWER = "namespaces need CAP_SYS_ADMIN"
 SOON = 0.005  # seconds until the next attempt to remove a cgroup
 
 
@@ -415,7 +414,7 @@ class Engine:
         try:
             return kernel.clone3(flags)
         except Failure as err:
-            hint = build.no_namespaces(err.errno, flags, NO_POWER)
+            hint = build.no_namespaces(err.errno, flags)
             raise Failure(f"{err} [{hint}]" if hint else str(err), errno=err.errno) from err
 
     @staticmethod

@@ -46,7 +46,6 @@ TABLES: Final = {
     "symlinks": (TEXT, "text"),
     "files": ((str, bytes), "text"),
     "env": (TEXT, "text"),
-    "landlock": (Sequence, "a sequence"),
     "rlimits": ((int, str), "a number or text"),
 }
 # What each of the others may be; text where nothing is said.
@@ -204,8 +203,8 @@ class Sandbox:
     parent        the cgroup in which each program's own is made
 
     Errors: TypeError for arguments that are none, ValueError for text with a
-    NUL; Failure, when something is run, for values that are wrong. What this machine refuses is in the Result,
-    status internalError.
+    NUL; Failure, when something is run, for values that are wrong. What this
+    machine refuses is in the Result, status internalError.
     """
 
     __slots__ = ("_key", "_options")
@@ -410,17 +409,24 @@ def check_kinds(given: Mapping[str, Any]) -> None:
             pass
         elif name in LISTS:
             check_list(name, value)
-        elif name in TABLES:
-            if not isinstance(value, Mapping):
-                raise TypeError(f"{name}: a mapping, not {value!r}")
-            for key, inner in value.items():
-                check_kind(name, key, TEXT, "text")
-                check_kind(f"{name}: {key}", inner, *TABLES[name], may_have_nul=name == "files")
+        elif name in TABLES or name == "landlock":
+            check_table(name, value)
         else:
             check_kind(name, value, *VALUES.get(name, (TEXT, "text")))
-    for name, items in (given["landlock"] or {}).items():
-        check_list(f"landlock: {name}", items, (int, *TEXT), "numbers or text")
-    check_env(given["env"] or {})
+
+
+def check_table(name: str, table: Any) -> None:
+    """TypeError or ValueError if TABLE, the argument NAME, is no mapping of what that has."""
+    if not isinstance(table, Mapping):
+        raise TypeError(f"{name}: a mapping, not {table!r}")
+    for key, value in table.items():
+        check_kind(name, key, TEXT, "text")
+        if name == "landlock":
+            check_list(f"{name}: {key}", value, (int, *TEXT), "numbers or text")
+        else:
+            check_kind(f"{name}: {key}", value, *TABLES[name], may_have_nul=name == "files")
+        if name == "env" and ("=" in os.fsdecode(key) or not key):
+            raise ValueError(f"env: an empty name, or one with '=': {key!r}")
 
 
 def check_list(name: str, items: Any, kinds: tuple[type, ...] = TEXT, called: str = "text") -> None:
@@ -437,15 +443,6 @@ def check_kind(name: str, value: Any, kinds: Any, called: str, may_have_nul: boo
         raise TypeError(f"{name}: {called}, not {value!r}")
     if isinstance(value, TEXT) and not may_have_nul and "\0" in os.fsdecode(value):
         raise ValueError(f"{name}: a NUL: {value!r}")
-
-
-def check_env(env: Mapping[str, str]) -> None:
-    """TypeError or ValueError if ENV cannot be an environment."""
-    for name, value in env.items():
-        check_kind("env", name, TEXT, "text")
-        check_kind(f"env: {name}", value, TEXT, "text")
-        if "=" in os.fsdecode(name) or not name:
-            raise ValueError(f"env: an empty name, or one with '=': {name!r}")
 
 
 def absolute(options: dict[str, Any]) -> None:
@@ -492,7 +489,7 @@ def order(
         raise ValueError("argv: an empty name, or a NUL")
     message: dict[str, Any] = {"sandbox": sandbox._key, "argv": words}
     if env:
-        check_env(env)
+        check_table("env", env)
         message["env"] = {os.fsdecode(name): os.fsdecode(value) for name, value in env.items()}
     if time is not None:
         if not 0 < time < LONGEST:

@@ -108,8 +108,8 @@ def from_args(args):
     )
     if limits.swap is not None and limits.memory is None:
         raise Failure("--swap: needs --memory")
-    ending = limits.memory, limits.pids, limits.time, limits.cpu_time, limits.output, limits.files or None
-    if limits.grace is not None and ending == (None,) * len(ending):
+    ending = limits.memory, limits.pids, limits.time, limits.cpu_time, limits.output, limits.files
+    if limits.grace is not None and not any(ending):
         raise Failure("--grace: there is no limit that ends PROG")
     if limits.parent == "":
         raise Failure("--parent: not a cgroup: ''")

@@ -7,7 +7,6 @@ from hako.failure import Failure, call, refused, show
 
 EPERM, ENOENT, EACCES, EISDIR, ENOSPC, ELOOP, EOPNOTSUPP = 1, 2, 13, 21, 28, 40, 95
 
-
 # {(device and inode of the directory, name): the option}: one file is not for two.
 wanted = {}
 

@@ -13,17 +13,17 @@ def from_args(args):
     network, options = network_of(args.get("--network"))
     return policy.Policy(
         tree=tree_of(args),
-        cwd=word(args, "--chdir") or (WORK if args.get("--work-dir") is not None else None),
+        cwd=values.word(args, "--chdir") or (WORK if args.get("--work-dir") is not None else None),
         env=dict(values.variable("--env", text) for text in args.get("--env") or ()),
         limits=limits_of(args),
-        user=word(args, "--user"),
-        group=word(args, "--group"),
+        user=values.word(args, "--user"),
+        group=values.word(args, "--group"),
         uid=id_of(args, "--uid"),
         gid=id_of(args, "--gid"),
         hostname=hostname_of(args.get("--hostname")),
         network=network,
         network_options=options,
-        seccomp=seccomp_of(word(args, "--seccomp")),
+        seccomp=seccomp_of(values.word(args, "--seccomp")),
     )
 
 
@@ -91,15 +91,8 @@ ENTRIES = {
     "--tmpfs": tmpfs_of,
     "--symlink": symlink_of,
     "--file": file_of,
-    "--work-dir": lambda option, path: sandbox.Bind(word({option: path}, option), WORK),
+    "--work-dir": lambda option, path: sandbox.Bind(values.word({option: path}, option), WORK),
 }
-
-
-def word(args, option):
-    """The value of OPTION in ARGS, None if it is not given; it is not empty."""
-    if args.get(option) == "":
-        raise Failure(f"{option}: an empty value: ''")
-    return args.get(option)
 
 
 def id_of(args, option):

@@ -36,13 +36,6 @@ class Program:
             setattr(self, name, value)
 
 
-def place(text):
-    """The directory TEXT, the value of --chdir; / if it is None."""
-    if text == "":
-        raise Failure("--chdir: an empty value: ''")
-    return text or "/"
-
-
 def from_args(args, default, say):
     """The Program that the shared options among ARGS mean; without PROG it is DEFAULT. SAY takes --verbose's lines."""
 
@@ -52,7 +45,7 @@ def from_args(args, default, say):
     return Program(
         identity=identity.resolve(args["--user"], args["--group"], args["--cap-add"]),
         env=[values.variable("--env", text) for text in args["--env"]],
-        chdir=place(args["--chdir"]),
+        chdir=values.word(args, "--chdir") or "/",
         keep_fds=[descriptor(text) for text in args["--keep-fd"]],
         name=show(args["PROG"] or default[0]),
         say=say if args["--verbose"] else silent,

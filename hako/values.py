@@ -26,6 +26,13 @@ def size(option, text):
     return int(count) * factor
 
 
+def word(args, option):
+    """The value of OPTION in ARGS, None if it is not given; it is not empty."""
+    if args.get(option) == "":
+        raise Failure(f"{option}: an empty value: ''")
+    return args.get(option)
+
+
 def variable(option, text):
     """TEXT, the value of OPTION, NAME or NAME=VALUE, as a pair; None is the caller's value."""
     name, given, value = text.partition("=")

@@ -425,7 +425,7 @@ def serve(plan, control, way, slot):
         os.dup2(program, cell.PROGRAM)
         pid = machine.clone(arguments, cell.CLONE_ARGS, first)
         if pid < 0:
-            hint = build.no_namespaces(-pid, flags, "namespaces need CAP_SYS_ADMIN")
+            hint = build.no_namespaces(-pid, flags)
             raise refused(f"clone3 {kernel.namespace_names(flags)}", -pid, hint)
         os.write(control, b"p" + pid.to_bytes(4, "little"))
     os._exit(0)

@@ -9,6 +9,7 @@ import termios
 from test_enter import sandboxes  # noqa: F401  a fixture
 
 from conftest import wait_until
+from hako import kernel
 
 
 def test_a_sandbox_that_has_just_died(who, place):
@@ -38,19 +39,15 @@ def test_a_user_namespace_that_prog_has_made(who, sandboxes):  # noqa: F811
     """An ordinary user enters by a process of PROG's own: not where that one has the say."""
     options = ["--user=65534", "--group=65534"] if who.name == "root" else []  # who is 0 may make none
     pid = sandboxes(who, *options, code="exec busybox unshare -U busybox sleep 1000")
-    argv = pathlib.Path(f"/proc/{child_of(pid)}/cmdline")
+    prog = kernel.children(pid)[0]
+    argv = pathlib.Path(f"/proc/{prog}/cmdline")
     wait_until(lambda: argv.read_bytes().startswith(b"busybox\0sleep\0"))
     done = who.run("hako-enter", "--fork", str(pid), "/bin/busybox", "echo", "ran")
     if who.name == "root":  # who enters by the init, into the sandbox's own
         assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
     else:
-        message = f"hako-enter: process {child_of(pid)} has left the user namespace of its sandbox\n"
+        message = f"hako-enter: process {prog} has left the user namespace of its sandbox\n"
         assert (done.returncode, done.stdout, done.stderr) == (125, "", message)
-
-
-def child_of(pid):
-    """The first child of process PID."""
-    return int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
 TYPE = r"""

@@ -1,7 +1,6 @@
 """I: whoever is killed, whenever: nothing is left, and in every way that waits."""
 
 import os
-import pathlib
 import random
 import signal
 import time
@@ -10,6 +9,7 @@ import pytest
 from test_run_life import alive, gone, mark, up  # noqa: F401  mark is a fixture
 
 from conftest import DEADLINE
+from hako import kernel
 
 
 def test_an_init_that_is_starved_does_what_it_has_to(way, mark):  # noqa: F811
@@ -69,8 +69,7 @@ def test_a_supervisor_that_dies_before_there_is_a_death_signal(who, place, probe
         process = who.start(*slow, *argv)
         time.sleep(moment * 0.25)
         ran += len(alive(mark)) > 0
-        children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(children[0]), signal.SIGKILL)
+        os.kill(kernel.children(process.pid)[0], signal.SIGKILL)
         process.communicate(timeout=DEADLINE)
         assert gone(mark)
     assert ran
