@@ -10,7 +10,7 @@ import os
 import sys
 
 from hako import __version__
-from hako.failure import FAILED, Failure, call, line_of, show
+from hako.failure import EXPECTED, FAILED, Failure, call, line_of, show
 
 NOT_EXECUTABLE, NOT_FOUND = 126, 127  # as env(1)
 COMMANDS = {  # what a chain may name
@@ -72,12 +72,8 @@ def main(argv):
         become(prog)
     except Failure as err:
         fail(f"{getattr(err, 'name', name)}: {err}", err.status)
-    except OSError as err:
+    except EXPECTED as err:
         fail(f"{name}: {line_of(err)}", FAILED)
-    except ImportError as err:  # not to be read just now; what is missing for good is found by the tests
-        fail(f"{name}: import {err.name}: {err}", FAILED)
-    except MemoryError:
-        fail(f"{name}: out of memory", FAILED)
     except Exception:
         # A bug, and perhaps in the process that was to be PROG: say so, run nothing.
         sys.excepthook(*sys.exc_info())
@@ -319,9 +315,9 @@ def undo_cpython():
 
 def fail(line, status):
     """Say LINE on stderr, tell the waiting commands that PROG will not run and why, exit with STATUS."""
-    for fd in waiting:
-        write(fd, b"!" + os.fsencode(line)[:4000])  # less than PIPE_BUF: all of it or nothing
-    say(line)
+    told = [write(fd, b"!" + os.fsencode(line)[:4000]) for fd in waiting]  # less than PIPE_BUF: all of it or nothing
+    if all(told):  # else who waited was killed, which is why this failed, and it ends by that in a moment
+        say(line)
     os._exit(status)  # not sys.exit: in a child of a waiting command, Python's end is none of its business
 
 
@@ -346,11 +342,14 @@ def say(line):
 
 
 def write(fd, data):
-    """Write DATA to FD; it does not matter here if nobody reads it."""
+    """Write DATA to FD; return whether there is somebody who reads it, which may not matter."""
     try:
         os.write(fd, data)
+    except BrokenPipeError:
+        return False
     except OSError:
         pass
+    return True
 
 
 def become(argv, env=None):

@@ -19,6 +19,9 @@ class Failure(Exception):
         self.errno = errno
 
 
+EXPECTED = Failure, OSError, ImportError, MemoryError  # no bugs
+
+
 class call:  # noqa: N801  reads as a verb: with call("open /x"):
     """Make one system call; its OSError becomes the Failure "WHAT: reason HINT"; HINT may be for errnos ONLY.
 
@@ -40,9 +43,13 @@ class call:  # noqa: N801  reads as a verb: with call("open /x"):
 
 
 def line_of(err):
-    """ERR, a Failure or an OSError, as a line. Of a call that nothing names is known where it was made."""
+    """ERR, one of EXPECTED, as a line. Of a call that nothing names is known where it was made."""
     if isinstance(err, Failure):
         return str(err)
+    if isinstance(err, MemoryError):
+        return "out of memory"
+    if isinstance(err, ImportError):
+        return f"import {err.name}: {err}"  # not to be read just now; what is missing for good is found by the tests
     if isinstance(err.filename, (str, bytes)):
         return f"{show(err.filename)}: {err.strerror}"
     frame = err.__traceback__

@@ -263,9 +263,9 @@ def begin(launch):
 def new_namespaces(launch):
     """Make the child in the namespaces of LAUNCH's box; return pid and pidfd, 0 and -1 in it."""
     who = launch.prog.identity
+    if launch.pasta and not launch.ids:
+        launch.pasta.make_namespaces(os.geteuid() if who.uid is None else who.uid)
     try:
-        if launch.pasta and not launch.ids:
-            launch.pasta.make_namespaces(os.geteuid() if who.uid is None else who.uid)
         return kernel.clone3(build.namespaces(launch.box))
     except Failure as err:
         raise Failure(f"{err}{why_not(err.errno, build.namespaces(launch.box))}", errno=err.errno) from err
@@ -351,7 +351,9 @@ def become_inmate(launch, settled):
     """Enter the sandbox with this process and make it what PROG is to find, once the init has written to SETTLED."""
     if launch.box.as_pid_1:
         with call("readlink /proc/self", "hako needs /proc"):
-            os.write(launch.channels.started[1], os.readlink("/proc/self").encode())
+            pid = os.readlink("/proc/self")
+        with call("write the pid of the sandbox"):
+            os.write(launch.channels.started[1], pid.encode())
     if launch.box.as_pid_1 or launch.terminal is not None:  # who leads a session may have a terminal
         with call("setsid"):
             os.setsid()

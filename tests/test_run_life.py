@@ -7,6 +7,7 @@ import random
 import select
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -314,6 +315,19 @@ def test_a_pid_file_appears_only_when_prog_runs(who, place):
     assert (done.returncode, os.listdir(place)) == (127, ["box"])
     done = who.inside("/bin/busybox", "true", options=[f"--pid-file={place}/pid", "--chdir=/none"])
     assert (done.returncode, os.listdir(place)) == (125, ["box"])
+
+
+@pytest.mark.parametrize(("waits", "said"), [(True, "x: why\n"), (False, "")])
+def test_what_fails_because_its_supervisor_was_killed_says_nothing(waits, said):
+    """It sees the end of the pipe before the signal that ends it too."""
+    code = (
+        "import os, signal, sys; from hako import core; signal.signal(signal.SIGPIPE, signal.SIG_IGN); "
+        "ours, its = os.pipe(); sys.argv[1] == 'True' or os.close(ours); core.waiting.append(its); "
+        "core.fail('x: why', 125)"
+    )
+    argv = [sys.executable, "-I", "-c", code, str(waits)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (125, "", said)
 
 
 def test_no_pid_file_appears_where_the_init_fails(who, place):
