@@ -13,7 +13,7 @@ import os
 import select
 
 from hako import build, identity, kernel, outside
-from hako.failure import FAILED, SEE_CHECK, Failure, call
+from hako.failure import FAILED, SEE_CHECK, Failure, call, line_of
 
 PACKAGE = "passt"
 NOBODYS = (2**32 - 2, 2**32 - 3)  # ids: those above 2**31 are given to nobody
@@ -87,9 +87,7 @@ class Pasta:
             (made, tell), (wait, end) = os.pipe(), os.pipe()
         pid, _ = kernel.clone3(0)
         if not pid:
-            os.close(made)
-            os.close(end)
-            stand_in(owner, tell, wait)
+            stand_in(owner, (made, end), tell, wait)
         os.close(tell)
         os.close(wait)
         try:
@@ -123,10 +121,12 @@ class Pasta:
         os.close(self.ready[1])
         with call("wait4"):
             os.waitpid(pid, 0)
-        pid, made, self.told = os.read(self.ready[0], 4096).partition(b"\n")
+        # Who makes hako-pasta writes a line for its pid, behind what that itself has written already, if it failed.
+        first, made, rest = os.read(self.ready[0], 4096).partition(b"\n")
         if not made:
-            raise Failure(os.fsdecode(pid))
-        self.pid = int(pid)
+            raise Failure(os.fsdecode(first))
+        number, _, rest = rest.partition(b"\n")
+        self.pid, self.told = int(number), first + rest
         files[self.ready[0]] = select.POLLIN, lambda: self.hear(files, when_up)
 
     def hear(self, files, when_up):
@@ -168,14 +168,14 @@ class Pasta:
                 wait, end = os.pipe()
             pid, _ = kernel.clone3(kernel.CLONE_NEWPID | kernel.CLONE_PARENT)
             if pid:
-                os.write(self.ready[1], b"%d\n" % pid)
+                os.write(self.ready[1], b"\n%d\n" % pid)
                 os._exit(0)
             os.close(end)
             os.read(wait, 1)  # until that is told
             os.close(wait)
             self.serve()
         except (Failure, OSError) as err:
-            os.write(self.ready[1], os.fsencode(str(err)))
+            os.write(self.ready[1], os.fsencode(line_of(err)))
         except BaseException:
             os.write(self.ready[1], b"a bug in hako: pasta was not started")
         os._exit(FAILED)
@@ -210,28 +210,36 @@ class Pasta:
 
     def reap(self, front, said):
         """Wait for every child that has ended: FRONT, by which pasta says that the network is up, and pasta itself."""
-        while True:
+        how, pid, is_left = None, -1, True
+        while pid and is_left:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                os._exit(0)
-            if pid == 0:
-                return
-            if pid == front:
-                text = outside.complaint("pasta", status, said) if status else "up"
-                os.write(self.ready[1], os.fsencode(text))
+                is_left = False
+            else:
+                how = status if pid == front else how
+        if how is not None:  # told last: what fails before is no network that is up
+            os.write(self.ready[1], os.fsencode(outside.complaint("pasta", how, said) if how else "up"))
+            try:
                 os.close(self.ready[1])
-                if status:
-                    os._exit(FAILED)
+            except OSError:
+                pass  # it is closed all the same, see close(2)
+        if how or not is_left:
+            os._exit(FAILED)
 
 
-def stand_in(owner, tell, wait):
-    """Be in new namespaces, uid OWNER's, until WAIT is at its end; TELL gets "-", and why if it fails. Never return."""
+def stand_in(owner, others, tell, wait):
+    """Be in new namespaces, uid OWNER's, until WAIT is at its end; TELL gets "-", and why if it fails. Never return.
+
+    OTHERS are the caller's ends of those pipes.
+    """
     try:
+        for fd in others:
+            os.close(fd)
         build.take_ids(owner, owner)
         kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET)
         os.write(tell, b"-")
         os.read(wait, 1)
     except (Failure, OSError) as err:
-        os.write(tell, b"-" + os.fsencode(str(err)))
+        os.write(tell, b"-" + os.fsencode(line_of(err)))
     os._exit(0)
