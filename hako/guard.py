@@ -20,6 +20,7 @@ IOCTLS = {
 # TIOCSTI and TIOCLINUX type and paste for the caller, TIOCSETD changes what the
 # terminal is, TIOCSCTTY takes it over, which makes TIOCSTI lawful.
 REFUSED = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C, "TIOCSETD": 0x5423, "TIOCSCTTY": 0x540E}
+NO_TERMINAL = 9, 22, 25  # EBADF, EINVAL, ENOTTY
 
 # Refer goes along: a ruleset that does not name it denies it everywhere.
 OUTSIDE = kernel.LANDLOCK_ACCESS_FS["execute"] | kernel.LANDLOCK_ACCESS_FS["refer"]
@@ -62,11 +63,12 @@ def protect_terminal(fds, own_session):
 
 
 def is_terminal(fd):
-    """Whether FD is open and a terminal."""
+    """Whether FD is open and a terminal. Who cannot be told so by the kernel takes it for one."""
     try:
-        return os.isatty(fd)
-    except OSError:
-        return False
+        os.get_terminal_size(fd)  # os.isatty() makes a no of every error
+    except OSError as err:
+        return err.errno not in NO_TERMINAL
+    return True
 
 
 def protect_interpreter(uid, capabilities):

@@ -98,7 +98,7 @@ PLAN = {
         "subids",
         "supervise",
     },
-    "terminal": BASE | {"kernel", "modes", "program", "sandbox", "supervise"},
+    "terminal": BASE | {"guard", "kernel", "modes", "program", "sandbox", "supervise"},
     "join": BASE | {"cgroup", "identity", "kernel"},
     "prototypes": set(),
     "syscalls": {"bpf", "kernel"},
