@@ -4,7 +4,7 @@ import os
 import time
 
 from hako import cell, kernel, meter, report, supervise, verdict
-from hako.failure import Failure, call, line_of
+from hako.failure import EXPECTED, Failure, call, line_of
 
 MESSAGE = 2**16
 EAGAIN = 11
@@ -59,7 +59,7 @@ class Job:
             self.open_layers()
             self.join_group()
             self.counters = self.make_counters()
-        except (Failure, OSError) as err:
+        except EXPECTED as err:
             self.fail(line_of(err))
             return
         self.verdict = verdict.Verdict(self.limits, self.counters, self.began)

@@ -53,6 +53,8 @@ class Link:
         if data is None:
             raise WorkerLost
         told: dict[str, Any] = marshal.loads(data)
+        if "lost" in told:
+            raise WorkerLost(told["lost"])
         if "failure" in told:
             raise Failure(told["failure"])
         found: dict[str, Any] = told.get("result", told)

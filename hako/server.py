@@ -119,16 +119,10 @@ def answer(engine, data):
         os._exit(0 if err.inside else 1)
     except Failure as err:
         core.say(f"hako-task: {err}")
-        core.write_all(1, task.line(failed(err, wanted)), "stdout")
+        core.write_all(1, task.line(task.failed(str(err), wanted)), "stdout")
         os._exit(1)
     enlist(engine)
     engine.submit(task.Task(of, wanted, respond, patient=True))
-
-
-def failed(err, wanted):
-    """The response to the request.Request WANTED for which there is no plan, by the Failure ERR."""
-    found = {"status": "internalError", "description": str(err)}
-    return found if wanted.id is None else {**found, "id": wanted.id}
 
 
 class Client:
@@ -232,7 +226,7 @@ class Client:
             self.answer(task.invalid(err), place)
             return
         except Failure as err:
-            self.answer(failed(err, wanted), place)
+            self.answer(task.failed(str(err), wanted), place)
             return
         one = task.Task(of, wanted, lambda response, one: self.answer(response, place, one))
         self.tasks.add(one)

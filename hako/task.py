@@ -384,6 +384,12 @@ def invalid(err):
     return found
 
 
+def failed(why, wanted):
+    """The response to the request.Request WANTED that cannot be tried; WHY is a line."""
+    found = {"status": "internalError", "description": why}
+    return found if wanted.id is None else {**found, "id": wanted.id}
+
+
 def line(response):
     """RESPONSE, a dictionary, as a line of JSON."""
     return json.line(response)

@@ -31,9 +31,12 @@ from hako import (
     values,
 )
 from hako.engine import Engine
-from hako.failure import Failure
+from hako.failure import EXPECTED, Failure, line_of
 
 CONTROL = 0  # descriptor of the socket through which connections come
+UNIX, SEQPACKET = 1, 5  # what all our sockets are: one that is not told asks the kernel
+SOL_SOCKET, SO_RCVTIMEO = 1, 20
+SECOND = (1).to_bytes(8, "little") + bytes(8)  # a struct timeval, until the first client has come
 LARGEST, FILES = 2**16, 2048  # bytes of a message, and of the descriptors with one
 LONG = b"m"  # a message that is in a file
 MOST_KNOWN = 256
@@ -49,35 +52,53 @@ def main(jobs, parent):
     try:
         kernel.close_range(3, 2**32 - 1)  # what the client lets its children have: somebody may wait for the end of it
         worker = Worker(Engine(jobs), kernel.pidfd_open(parent))
-    except Failure as err:
-        refuse(err)
+    except EXPECTED as err:
+        refuse(line_of(err))
         os._exit(core.FAILED)
     try:
         worker.serve()
+    except EXPECTED as err:
+        worker.be_lost(line_of(err))
     except BaseException:
         sys.excepthook(*sys.exc_info())
     os._exit(core.FAILED)
 
 
-def refuse(failure):
-    """Tell all who ask for something that it is not to be had, because of FAILURE; return when there is nobody."""
-    told = report.Report(time.time())
-    told.status, told.reason = "internalError", str(failure)
-    sockets = {CONTROL: socket(fileno=CONTROL)}
+def socket_of(fd: int) -> socket:
+    """The socket whose descriptor FD is."""
+    return socket(UNIX, SEQPACKET, 0, fd)
+
+
+def refuse(why):
+    """Tell all who ask for something that it is not to be had, and WHY, a line; return when there is nobody."""
+    sockets = {CONTROL: socket_of(CONTROL)}
     while CONTROL in sockets:
         for fd in select.select(sockets, (), ())[0]:
-            data, files = receive(sockets[fd])
+            data, files = last(sockets[fd])
             if data is None:
                 sockets.pop(fd).close()
             elif fd == CONTROL:
-                sockets.update((client, socket(fileno=client)) for client in files)
+                sockets.update((client, socket_of(client)) for client in files)
             else:
                 for file in files:
                     os.close(file)
                 try:
-                    send(sockets[fd], {"result": {"report": told.values()}})
+                    send(sockets[fd], refusal(marshal.loads(data), why))
                 except OSError:
                     pass  # it will read as closed
+
+
+def refusal(message, why):
+    """The answer to MESSAGE where nothing can be run; WHY is a line."""
+    if "task" in message:
+        try:
+            response = task.failed(why, request.checked(request.document(message["task"])))
+        except request.Invalid as err:
+            response = task.invalid(err)
+        return {"response": task.line(response)}
+    told = report.Report(time.time())
+    told.status, told.reason = "internalError", why
+    return {"result": {"report": told.values()}}
 
 
 class Worker:
@@ -94,7 +115,7 @@ class Worker:
 
     def serve(self):
         """Take connections until the parent has ended, or wants no more."""
-        control = socket(fileno=CONTROL)
+        control = socket_of(CONTROL)
         self.engine.loop.watch(self.pidfd, self.end)  # also if others, that it has forked, have the socket too
         self.engine.loop.watch(CONTROL, lambda: self.connect(control))
         listing.begin(self.engine, registry.LIBRARY)
@@ -108,13 +129,25 @@ class Worker:
         self.engine.close()
         os._exit(0)
 
+    def be_lost(self, why):
+        """Tell all clients that this worker cannot go on, and WHY; to end all is the caller's."""
+        control = socket_of(CONTROL)
+        control.setsockopt(SOL_SOCKET, SO_RCVTIMEO, SECOND)  # settimeout() needs poll(2), which may be what fails
+        control.setblocking(not self.connections)
+        while (found := last(control))[0] is not None:
+            self.connections.update(Connection(self, socket_of(fd)) for fd in found[1])
+            control.setblocking(False)
+        for connection in list(self.connections):
+            connection.job = None  # it ends with this process
+            connection.lose(f"the worker ended: {why}")
+
     def connect(self, control):
         """Take the connections that come through CONTROL."""
         data, files = receive(control)
         if data is None:
             self.end()
         for fd in files:
-            self.connections.add(Connection(self, socket(fileno=fd)))
+            self.connections.add(Connection(self, socket_of(fd)))
 
     def described(self, key):
         """The described.Described of KEY, the keyword arguments of a hako.Sandbox as marshal has them."""
@@ -142,10 +175,10 @@ def versions(given):
 
 
 def receive(from_socket: socket) -> tuple[bytes | None, list[int]]:
-    """The next message of FROM_SOCKET and its descriptors; None and none at its end."""
+    """The next message of FROM_SOCKET and its descriptors; None and none at its end. Errors: OSError."""
     try:
         data, control, _, _ = from_socket.recvmsg(LARGEST + 1, FILES, cell.CLOEXEC)
-    except OSError:
+    except ConnectionError:
         data, control = b"", []
     files = cell.descriptors(control)
     if not data:
@@ -153,6 +186,14 @@ def receive(from_socket: socket) -> tuple[bytes | None, list[int]]:
     if data == LONG:
         data = kernel.read_memfd(files.pop(0))
     return data, files
+
+
+def last(from_socket):
+    """What receive() returns, where it matters no more why there is nothing."""
+    try:
+        return receive(from_socket)
+    except OSError:
+        return None, []
 
 
 def send(to_socket: socket, message: dict[str, object], files: list[int] | tuple[int, ...] = ()) -> None:
@@ -181,7 +222,11 @@ class Connection:
 
     def hear(self):
         """Do what the client wants."""
-        data, files = receive(self.socket)
+        try:
+            data, files = receive(self.socket)
+        except OSError as err:
+            self.lose(f"recvmsg: {err.strerror}")
+            return
         if data is None:
             self.end()
             return
@@ -226,8 +271,18 @@ class Connection:
         except OSError:
             self.end()
 
+    def lose(self, why):
+        """Tell the client that no answer can come, and WHY; end what it wanted."""
+        self.socket.setblocking(False)
+        last(self.socket)  # if there were something left to read, the client could not read this
+        try:
+            send(self.socket, {"lost": why})
+        except OSError:
+            pass
+        self.end()
+
     def end(self):
-        """The client is gone: so is what it wanted."""
+        """The client is gone, or given up: so is what it wanted."""
         if self.job is not None:
             self.job.stop()
             self.job = None

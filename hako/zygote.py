@@ -17,7 +17,7 @@ import sys
 import hako
 from hako import build, cell, guard, identity, kernel, program, sandbox, steps, supervise
 from hako import plan as plans
-from hako.failure import FAILED, Failure, call, line_of, refused, show
+from hako.failure import EXPECTED, FAILED, Failure, call, line_of, refused, show
 
 NODEV = kernel.MS_NOSUID | kernel.MS_NODEV
 NOEXEC = NODEV | kernel.MS_NOEXEC
@@ -115,9 +115,9 @@ def named_steps(slot):
 
 def stop(control, err):
     """Send ERR through CONTROL, and end."""
-    if not isinstance(err, (Failure, OSError, MemoryError)):
+    line = line_of(err) if isinstance(err, EXPECTED) else f"a bug in hako: {err!r}"
+    if not isinstance(err, EXPECTED):
         sys.excepthook(type(err), err, err.__traceback__)
-    line = line_of(err) if isinstance(err, (Failure, OSError)) else str(err) or type(err).__name__
     try:
         os.write(control, STOPPED + os.fsencode(line)[:4000])
     except OSError:
@@ -129,7 +129,8 @@ def take_descriptors(kept):
     """Keep the descriptors KEPT, and nothing else of the parent's; return their new numbers."""
     sys.path.clear()  # from here on nothing may be imported: the root will be another
     hako.__path__ = []
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    with call("open /dev/null"):
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     kernel.close_all_but([*kept, null])
     kept = list(map(high, kept))
     for number in range(3):

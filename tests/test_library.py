@@ -1040,3 +1040,36 @@ def test_a_worker_that_cannot_work_says_why(who, place, name):
     for line in done.stdout.splitlines():
         assert line.startswith(f"{name} ")
         assert line.endswith("see hako-check]")
+
+
+def test_so_it_does_of_a_task(who, place):
+    (place / "filter").write_text("ERRNO(38) { pidfd_open } DEFAULT ALLOW")
+    code = 'import hako\nprint(hako.Pool(1).submit_task(b\'{"cmd": ["true"], "id": 4}\').result().decode())'
+    done = who.run("seccomp-exec", str(place / "filter"), sys.executable, "-I", "-c", code)
+    found = ast.literal_eval(done.stdout)
+    assert (done.stderr, found["status"], found["id"]) == ("", "internalError", 4)
+    assert found["description"].startswith("pidfd_open ")
+
+
+def test_a_worker_that_cannot_go_on_says_why(who, place):
+    (place / "filter").write_text("ERRNO(12) { poll } DEFAULT ALLOW")
+    code = "import hako\ntry: hako.run(['true'])\nexcept hako.WorkerLost as err: print(err)"
+    done = who.run("seccomp-exec", str(place / "filter"), sys.executable, "-I", "-c", code)
+    assert (done.stderr, done.stdout) == ("", "the worker ended: poll: Cannot allocate memory\n")
+
+
+def test_an_answer_that_cannot_be_read_is_not_the_next(who):
+    code = """
+from hako import worker
+receive = worker.receive
+def fail(from_socket):
+    raise OSError(12, "no memory")
+worker.receive = fail
+try:
+    hako.run(["echo", "1"])
+except OSError as err:
+    found = [err.errno]
+worker.receive = receive
+print([*found, hako.run(["echo", "2"]).stdout])
+"""
+    assert said(who, code) == [12, b"2\n"]
