@@ -560,7 +560,10 @@ def make_room(place):
 
 def clean(where):
     """Remove what killed supervisors left below WHERE, {hierarchy: directory}; return the names."""
-    left = {name for place in where.values() for name in os.listdir(place) if cgroup.is_ours(name)}
+    left = set()
+    for place in where.values():
+        with call(f"readdir {place}"):
+            left.update(filter(cgroup.is_ours, os.listdir(place)))
     return [name for name in sorted(left) if remove_left(name, where)]
 
 

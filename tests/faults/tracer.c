@@ -1,18 +1,19 @@
-/* tracer RECORD PLACE N NUMBER HOW ERRNO MARK SECONDS ARGV... - run ARGV and let one of its system calls go wrong
+/* tracer RECORD PLACE N NUMBER HOW ERRNO FIRST MARK SECONDS ARGV... - run ARGV and let one of its system calls go wrong
  *
  * PLACE is a process: 0 is the one that is started, 0.1 its second child, 0.1.0
  * the first child of that. The N-th system call of it, counted from the first
- * call of number MARK in process 0 on and up to its exec of PROG, or, where things
+ * call of number MARK in process FIRST on and up to its exec of PROG, or, where things
  * came in another order, the first one behind that has this NUMBER, is where
  *   kill     the process is killed, before the call is made
  *   fail     the call is not made, and fails with ERRNO
  *   after    the call is made, and fails with ERRNO all the same
  *   nothing  nothing happens; PLACE, N and NUMBER mean nothing
  * RECORD becomes a file of lines: "call PLACE N NUMBER ARGUMENT [TEXT]" for each
- * call counted (only with HOW nothing), "hit NUMBER ARGUMENT" when it happened, "exit
- * STATUS" and "signal N" for the end of process 0, "exec PLACE" for each process that
- * becomes PROG, which is whatever is not called INIT, "left PLACE COMM" for each one that is there SECONDS after the
- * end of process 0, when all are killed, "lag MILLISECONDS" from that to the end of the last.
+ * call counted (only with HOW nothing), "hit NUMBER ARGUMENT" when it happened, "over"
+ * before that if process 0 had ended or was ending, "exit STATUS" and "signal N" for the
+ * end of process 0, "exec PLACE" for each process that becomes PROG, which is whatever
+ * is not called INIT, "left PLACE COMM" for each one that is there SECONDS after the end
+ * of process 0, when all are killed, "lag MILLISECONDS" from that to the end of the last.
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -35,6 +36,7 @@
 /* What an init becomes on its way: it is the same process, and hako's. */
 #define INIT "/memfd:hako-init"
 #define SILENCE 50 /* milliseconds */
+#define PF_EXITING 4 /* of the flags in /proc/PID/stat, see proc_pid_stat(5) */
 
 struct process {
 	pid_t pid;
@@ -45,7 +47,7 @@ struct process {
 static struct process processes[4096];
 static int count, started, forced, hit;
 static FILE *record;
-static const char *target, *how;
+static const char *target, *how, *first_place;
 static long nth, wanted, error_number, mark;
 static volatile sig_atomic_t late;
 
@@ -105,11 +107,28 @@ static void text_at(pid_t pid, unsigned long address, char *text, size_t size)
 		}
 }
 
+/* Whether process 0 has ended, or is about to: nothing is seen to by it any more. */
+static int is_over(void)
+{
+	char path[64], text[512];
+	unsigned flags = PF_EXITING;
+	snprintf(path, sizeof path, "/proc/%d/stat", processes[0].pid);
+	FILE *file = fopen(path, "r");
+	if (!file)
+		return 1;
+	text[fread(text, 1, sizeof text - 1, file)] = 0;
+	fclose(file);
+	char *behind_name = strrchr(text, ')');
+	if (behind_name)
+		sscanf(behind_name, ") %*c %*d %*d %*d %*d %*d %u", &flags);
+	return flags & PF_EXITING;
+}
+
 static void enter_call(struct process *process, struct ptrace_syscall_info *info)
 {
 	long number = info->entry.nr;
 	process->entered = 0;
-	if (!started && !strcmp(process->place, "0") && number == mark)
+	if (!started && number == mark && !strcmp(process->place, first_place))
 		started = 1;
 	if (!started || process->becomes_prog)
 		return;
@@ -126,6 +145,8 @@ static void enter_call(struct process *process, struct ptrace_syscall_info *info
 	if (hit || n < nth || number != wanted || strcmp(process->place, target))
 		return;
 	hit = 1;
+	if (is_over())
+		fputs("over\n", record);
 	fprintf(record, "hit %ld %llu\n", number, (unsigned long long)info->entry.args[0]);
 	if (!strcmp(how, "kill")) {
 		kill(process->pid, SIGKILL);
@@ -155,8 +176,10 @@ static int is_watched(struct process *process)
 {
 	if (process->becomes_prog)
 		return 0;
-	if (process->entered || !started)
+	if (process->entered)
 		return 1;
+	if (!started)
+		return !strcmp(process->place, first_place);
 	return !hit && (!strcmp(how, "nothing") || !strcmp(process->place, target));
 }
 
@@ -286,12 +309,12 @@ static double now(void)
 
 int main(int argc, char **argv)
 {
-	if (argc < 10)
+	if (argc < 11)
 		return 99;
 	record = fopen(argv[1], "we");
 	target = argv[2], nth = atol(argv[3]), wanted = atol(argv[4]), how = argv[5];
-	error_number = atol(argv[6]), mark = atol(argv[7]);
-	int seconds = atoi(argv[8]), status, ready[2];
+	error_number = atol(argv[6]), first_place = argv[7], mark = atol(argv[8]);
+	int seconds = atoi(argv[9]), status, ready[2];
 	prctl(PR_SET_CHILD_SUBREAPER, 1);
 	if (!record || pipe(ready))
 		return 99;
@@ -304,7 +327,7 @@ int main(int argc, char **argv)
 		close(ready[0]);
 		fclose(record);
 		prctl(PR_SET_CHILD_SUBREAPER, 0);
-		execvp(argv[9], argv + 9);
+		execvp(argv[10], argv + 10);
 		_exit(99);
 	}
 	struct process *process = find(first);
