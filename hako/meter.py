@@ -8,6 +8,7 @@ import os
 import select
 
 from hako import cgroup, group, kernel
+from hako.failure import Failure, call
 
 TICK = os.sysconf("SC_CLK_TCK")
 SOON, LATER = 0.01, 0.05  # seconds between looks at what the kernel does not tell about by itself
@@ -74,10 +75,11 @@ class Meter:
         control = self.own.open_file("memory", "memory.oom_control")
         if control is None:
             return None
-        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        with call("eventfd2"):
+            event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
             self.own.write("memory", "cgroup.event_control", f"{event} {control}")
-        except group.Failure:
+        except Failure:
             os.close(event)
             return None
         finally:

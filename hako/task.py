@@ -178,7 +178,8 @@ class Task(job.Job):
 
     def pipe(self, places, out, limit, name="@stdout"):
         """Have what PROG writes to PLACES, of 1 and 2, go to OUT, LIMIT bytes at most; return the Sink."""
-        ours, theirs = os.pipe()
+        with call("pipe2"):
+            ours, theirs = os.pipe()
         self.passed.append(theirs)
         for place in places:
             self.order.stdio[place] = theirs

@@ -31,7 +31,7 @@ from hako import (
     values,
 )
 from hako.engine import Engine
-from hako.failure import EXPECTED, Failure, line_of
+from hako.failure import EXPECTED, Failure, call, line_of
 
 CONTROL = 0  # descriptor of the socket through which connections come
 UNIX, SEQPACKET = 1, 5  # what all our sockets are: one that is not told asks the kernel
@@ -357,7 +357,8 @@ class Run(job.Job):
         if kind != "capture" and (limit is None or place == 0):
             self.order.stdio[place] = self.files[kind]
             return
-        ours, theirs = os.pipe()
+        with call("pipe2"):
+            ours, theirs = os.pipe()
         self.passed.append(theirs)
         self.order.stdio[place] = theirs
         if kind == "capture":

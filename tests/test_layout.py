@@ -34,7 +34,7 @@ PLAN = {
     "rlimits": BASE | {"values"},
     "cgroup": BASE,
     "group": BASE | {"cgroup", "kernel"},
-    "meter": {"cgroup", "group", "kernel"},
+    "meter": BASE | {"cgroup", "group", "kernel"},
     "json": set(),
     "report": {"json"},
     "usage": BASE | {"report"},
