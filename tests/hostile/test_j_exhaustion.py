@@ -56,6 +56,28 @@ def test_no_limit_can_be_raised(who, sites, delegated, way_name, option):
     delegated.wait_until_empty()
 
 
+# uid 0 inside, where its caller has it to give, owns what the caller owns.
+OWN_LIMITS = {
+    "hako-task": ways.task("--stream", cgroupConfig={"pids.max": "40", "memory.max": "268435456"}),
+    "hako-task, uid": ways.task(cgroupConfig={"pids.max": "40"}, uid=65534, gid=65534),
+    "library": ways.library(pids=40, memory="256M"),
+    "library, uid": ways.library(pids=40, uid=65534, gid=65534),
+}
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("way_name", list(OWN_LIMITS))
+def test_nor_one_of_a_task(who, sites, delegated, way_name):
+    site = sites(who.name)
+    site.who.cgroups = who.cgroups
+    try:
+        found = site.attack(OWN_LIMITS[way_name], ["limits"])
+    finally:
+        site.who.cgroups = None
+    assert probes.reached(found) == set()
+    delegated.wait_until_empty()
+
+
 def one_line_or_fine(done, *, name="hako"):
     """Whether DONE did what it was to, or says in one line of a command why not."""
     if done.returncode == 0 and not done.stderr:

@@ -42,7 +42,10 @@ def test_closed_descriptors(way, closed):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", ["hako-run", "hako-enter", "hako-policy", "hako-limit", "seccomp-exec"])
+OF_OTHERS = "hako-run", "hako-enter", "hako-policy", "hako-limit", "seccomp-exec", "landlock-exec", "rlimit-exec"
+
+
+@pytest.mark.parametrize("name", OF_OTHERS)
 def test_no_argv_at_all(who, compiled, name):
     path = next(f"{place}/{name}" for place in who.env["PATH"].split(":") if os.path.exists(f"{place}/{name}"))
     done = who.run(compiled(EMPTY), path)

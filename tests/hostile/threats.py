@@ -385,7 +385,11 @@ THREATS = {
         ("too many processes", ["test_limit::test_pids"]),
         (
             "a limit is raised from inside",
-            ["j_exhaustion::test_no_limit_can_be_raised", "test_limit::test_prog_cannot_raise_its_limit"],
+            [
+                "j_exhaustion::test_no_limit_can_be_raised",
+                "j_exhaustion::test_nor_one_of_a_task",
+                "test_limit::test_prog_cannot_raise_its_limit",
+            ],
         ),
         (
             "a file system runs full, of bytes or of files",
