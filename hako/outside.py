@@ -1,5 +1,6 @@
 """Programs of the host that the supervisor runs for a sandbox, outside of it."""
 
+import _signal
 import os
 
 from hako import kernel
@@ -31,11 +32,14 @@ def start(argv, name, stdin=None):
         actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
     actions.append((os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0))
     defaults = (kernel.SIGPIPE, kernel.SIGXFSZ)
+    with call("rt_sigprocmask"):
+        held = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
     try:
         with call(name):
             pid = os.posix_spawn(argv[0], argv, {}, file_actions=actions, setsigmask=(), setsigdef=defaults)
     finally:
         os.close(its)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, held)  # posix_spawn(3) looks at no error while it puts it back
     return pid, ours
 
 
