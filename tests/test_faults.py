@@ -146,6 +146,10 @@ class Fault:
         """Whether it happens to that one."""
         return self.call.place == self.supervisor
 
+    def may_come_late(self, found):
+        """Whether all that was FOUND is a cgroup: the supervisor waits 20 ms for the keeper to remove it."""
+        return self.way == KILL and self.call.place == "0.1" and all(words.startswith("left: ") for words in found)
+
     def may_cut(self):
         """Whether what the supervisor writes may end with half a line: it writes a long one in pieces."""
         return self.of_the_supervisor() and (self.way == KILL or self.call.name in ("write", "poll"))
@@ -595,8 +599,13 @@ def wrong_with_answers(case, control, fault, outcome):
         yield f"status {outcome.status}, {len(told)} responses, {outcome.err!r}"
     elif outcome.err != "".join(f"hako-task: {line}\n" for line in descriptions(harmed) if len(expected) == 1):
         yield f"it said {outcome.err!r}, and {[shown(answer) for answer, _ in harmed]}"
-    elif not harmed and outcome.files != control.files:
+    elif not harmed and unguarded(outcome.files) != unguarded(control.files):
         yield f"it did no harm, and wrote {outcome.files.keys()}"
+
+
+def unguarded(files):
+    """FILES, {name: text}, as without the filter that PROG gets where the kernel does not say what is a terminal."""
+    return {name: text.replace("seccomp 2\n", "seccomp 0\n") for name, text in files.items()}
 
 
 def wrong_with_end(case, fault, outcome):
@@ -766,7 +775,10 @@ def test_a_fault_leaves_nothing_half_done(name, way, stage, request):
     assert faults, f"there is no {ASKED}"
     for fault in faults:
         again = f"HAKO_FAULTS={fault.asked()} build/venv/bin/python3 -m pytest -q '{request.node.nodeid}'"
-        wrong += [f"{fault}: {words}\n  {again}" for words in try_out(stage, case, argv, control, fault)]
+        found = try_out(stage, case, argv, control, fault)
+        if found and fault.may_come_late(found):  # on a busy machine, though not twice
+            found = try_out(stage, case, argv, control, fault)
+        wrong += [f"{fault}: {words}\n  {again}" for words in found]
     assert not wrong, "\n".join(wrong)
 
 
