@@ -103,6 +103,13 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
 
 
+def pytest_runtest_logreport(report):
+    """Say at once what failed where several workers run, not when all have: that may be an hour later."""
+    if report.failed and hasattr(report, "node"):
+        why = [line for line in report.longreprtext.splitlines() if line.startswith("E ")]
+        print(f"\n{report.nodeid}", *(why or report.longreprtext.splitlines()[-1:]), sep="\n", flush=True)
+
+
 @pytest.fixture
 def who(request, place):
     """Somebody, with a box of their own."""
