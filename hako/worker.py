@@ -268,8 +268,8 @@ class Connection:
         self.job = None
         try:
             send(self.socket, message)
-        except OSError:
-            self.end()
+        except OSError as err:
+            self.lose(f"sendmsg: {err.strerror}")
 
     def lose(self, why):
         """Tell the client that no answer can come, and WHY; end what it wanted."""
