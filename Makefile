@@ -2,7 +2,7 @@
 # make demo     a program in a sandbox, to see it run
 # make check    all tests
 # make check-hostile  the attacks of tests/hostile, all of them, and each system call of the set-up failing, one at
-#               a time: an hour; FAULTS=11 takes each 11th, FAULTS=11+1 to 11+10 the others
+#               a time: more than an hour; FAULTS=11 takes each 11th, FAULTS=11+1 to 11+10 the others
 # make hostile-table  how they went, beside other tools
 # make check-vm those for other machines: a stock kernel with cgroup v2, one without Landlock, ...
 # make html     build/html, the pages for the web

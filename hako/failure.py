@@ -43,13 +43,15 @@ class call:  # noqa: N801  reads as a verb: with call("open /x"):
 
 
 def line_of(err):
-    """ERR, one of EXPECTED, as a line. Of a call that nothing names is known where it was made."""
+    """ERR as a line. Of a call that nothing names is known where it was made; what is not EXPECTED is a bug."""
     if isinstance(err, Failure):
         return str(err)
     if isinstance(err, MemoryError):
         return "out of memory"
     if isinstance(err, ImportError):
         return f"import {err.name}: {err}"  # not to be read just now; what is missing for good is found by the tests
+    if not isinstance(err, OSError):
+        return f"a bug in hako: {err!r}"
     if isinstance(err.filename, (str, bytes)):
         return f"{show(err.filename)}: {err.strerror}"
     frame = err.__traceback__

@@ -31,7 +31,7 @@ from hako import (
     values,
 )
 from hako.engine import Engine
-from hako.failure import EXPECTED, Failure, call, line_of
+from hako.failure import EXPECTED, call, line_of
 
 CONTROL = 0  # descriptor of the socket through which connections come
 UNIX, SEQPACKET = 1, 5  # what all our sockets are: one that is not told asks the kernel
@@ -243,7 +243,7 @@ class Connection:
         except Exception as err:  # a value that nobody thought of is not to end what others run
             for fd in files:
                 os.close(fd)
-            self.tell({"failure": str(err) if isinstance(err, Failure) else f"a bug in hako: {err!r}"})
+            self.tell({"failure": line_of(err)})
             return
         if self.job is not None:
             self.worker.engine.submit(self.job)

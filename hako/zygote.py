@@ -115,11 +115,10 @@ def named_steps(slot):
 
 def stop(control, err):
     """Send ERR through CONTROL, and end."""
-    line = line_of(err) if isinstance(err, EXPECTED) else f"a bug in hako: {err!r}"
     if not isinstance(err, EXPECTED):
         sys.excepthook(type(err), err, err.__traceback__)
     try:
-        os.write(control, STOPPED + os.fsencode(line)[:4000])
+        os.write(control, STOPPED + os.fsencode(line_of(err))[:4000])
     except OSError:
         pass
     os._exit(FAILED)
