@@ -767,8 +767,12 @@ def chosen(name, calls, way, who):
 def test_a_fault_leaves_nothing_half_done(name, way, stage, request):
     case = CASES[name]
     argv = case.argv(stage)
-    control = stage.run(argv)
-    assert (control.status, {text[-4:] for text in texts(case, control)}) == (case.control, {"end\n"}), control.err
+    for _ in range(5):  # where much else runs a limit of 0.2 seconds may strike before PROG has told all
+        control = stage.run(argv)
+        ends = {text[-4:] for text in texts(case, control)}
+        if ends == {"end\n"}:
+            break
+    assert (control.status, ends) == (case.control, {"end\n"}), control.err
     for path in stage.files() - stage.before:
         stage.take_away(stage.place / path)
     assert not control.is_raw
