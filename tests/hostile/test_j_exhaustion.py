@@ -138,7 +138,7 @@ def test_few_descriptors(who, name):
         done = ran(who, name, "prlimit", f"--nofile={limit}", "--")
         if done.returncode == 1 and "hako" not in done.stderr.partition(":")[0]:
             continue  # the interpreter's own complaint
-        fine.append(output(done) == "ran\n")
+        fine.append((done.returncode, output(done)) == (0, "ran\n"))
         assert one_line_or_fine(done) or done.returncode == 127, (limit, done)
         if not fine[-1] and done.returncode != 127:
             assert any(reason in done.stderr for reason in NO_DESCRIPTOR), (limit, done)
@@ -150,7 +150,7 @@ def test_little_memory(who, name):
     fine = []
     for megabytes in (16, 20, 22, 24, 26, 28, 30, 34, 40, 60, 100, 400, 9000):
         done = ran(who, name, "prlimit", f"--as={megabytes << 20}", "--")
-        fine.append(output(done) == "ran\n")
+        fine.append((done.returncode, output(done)) == (0, "ran\n"))
         if done.stderr.startswith(name):
             assert one_line_or_fine(done), (megabytes, done)
         assert output(done) == ("ran\n" if fine[-1] else "")
@@ -165,7 +165,7 @@ def test_few_processes(who, name):
     fine = []
     for limit in (1, 2, 3, 4, 5, 30):
         done = ran(who, name, "prlimit", f"--nproc={limit}", "--")
-        fine.append(output(done) == "ran\n")
+        fine.append((done.returncode, output(done)) == (0, "ran\n"))
         assert one_line_or_fine(done), (limit, done)
         if not fine[-1]:
             assert done.stderr.endswith(": Resource temporarily unavailable\n"), (limit, done)
