@@ -4,7 +4,7 @@ import os
 import sys
 
 from hako import kernel
-from hako.failure import SEE_CHECK, Failure, call
+from hako.failure import SEE_CHECK, Failure, call, refused
 
 # linux/filter.h and linux/seccomp.h
 LOAD, JUMP_EQUAL, AND, RETURN = 0x20, 0x15, 0x54, 0x06
@@ -65,9 +65,19 @@ def protect_terminal(fds, own_session):
 def is_terminal(fd):
     """Whether FD is open and a terminal. Who cannot be told so by the kernel takes it for one."""
     try:
-        os.get_terminal_size(fd)  # os.isatty() makes a no of every error
+        return is_known_terminal(fd)
+    except Failure:
+        return True
+
+
+def is_known_terminal(fd):
+    """Whether FD is one; what the kernel does not say is a Failure, and not a no as of os.isatty()."""
+    try:
+        os.get_terminal_size(fd)
     except OSError as err:
-        return err.errno not in NO_TERMINAL
+        if err.errno in NO_TERMINAL:
+            return False
+        raise refused(f"ioctl TIOCGWINSZ of descriptor {fd}", err.errno) from err
     return True
 
 

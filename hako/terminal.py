@@ -26,7 +26,7 @@ LOCAL_MODES = (termios.ECHO, termios.ECHONL, termios.ICANON, termios.ISIG, termi
 
 def prepare():
     """Refuse a stdin that is not a terminal; return what opens the Terminal."""
-    if not is_terminal(0):
+    if not guard.is_known_terminal(0):
         raise Failure("--tty: stdin is not a terminal")
     if supervise.at_end:  # an earlier link gives us its pty for stdin
         return lambda: Terminal().connect()
@@ -50,17 +50,6 @@ def open_outside():
     program.needed += [terminal.keyboard, terminal.screen]
     supervise.at_end.append(lambda _: put_back(terminal.keyboard, terminal.saved))
     return terminal
-
-
-def is_terminal(fd):
-    """Whether FD is one; what the kernel does not say is a Failure, and not a no as of os.isatty()."""
-    try:
-        os.get_terminal_size(fd)
-    except OSError as err:
-        if err.errno in guard.NO_TERMINAL:
-            return False
-        raise refused(f"ioctl TIOCGWINSZ of descriptor {fd}", err.errno) from err
-    return True
 
 
 def attributes(fd):
@@ -128,13 +117,13 @@ class Terminal:
     def __init__(self):
         self.saved, self.master, self.held, self.gone = attributes(0), None, None, False
         self.keyboard = open_own(0, os.O_RDONLY)
-        self.screen = open_own(([fd for fd in (1, 2) if is_terminal(fd)] or [0])[0], os.O_WRONLY)
+        self.screen = open_own(([fd for fd in (1, 2) if guard.is_known_terminal(fd)] or [0])[0], os.O_WRONLY)
         self.places, self.receiver, self.sender = None, None, None
         self.typed, self.shown, self.files = b"", b"", {}
 
     def connect(self):
         """Open the way out of the sandbox, and look which places are the terminal's now; return this Terminal."""
-        self.places = [fd for fd in (0, 1, 2) if is_terminal(fd)]
+        self.places = [fd for fd in (0, 1, 2) if guard.is_known_terminal(fd)]
         self.receiver, self.sender = kernel.socketpair()
         return self
 
