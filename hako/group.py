@@ -203,7 +203,11 @@ class Group:
         write_at(freezer, "freezer.state", b"THAWED")
 
     def try_to_remove(self):
-        """Remove the directories, and those made below, that the kernel lets go; return whether all are gone."""
+        """Remove the directories, and those made below, that the kernel lets go; return whether all are gone.
+
+        A look at what is below takes a descriptor: who has no other is here because of that.
+        """
+        self.close_doors()
         for hierarchy, fd in list(self.files.items()):
             if remove_below(fd) and rmdir(self.paths[hierarchy]):
                 os.close(self.files.pop(hierarchy))

@@ -122,10 +122,10 @@ def command(who, name):
     return COMMANDS[name]
 
 
-def ran(who, name, *prefix):
-    """What the command NAME did behind PREFIX; the request is for hako-task."""
+def ran(who, name, *prefix, **wanted):
+    """What the command NAME did behind PREFIX; the request is for hako-task, and what is WANTED of it."""
     shown = {"type": "bind", "src": BUSYBOX, "dest": "/bin/busybox"}
-    wanted = {"cmd": ["/bin/busybox", "echo", "ran"], "chroot": str(who.box), "mounts": [shown]}
+    wanted |= {"cmd": ["/bin/busybox", "echo", "ran"], "chroot": str(who.box), "mounts": [shown]}
     return who.run(*prefix, *command(who, name), input=json.dumps({**wanted, "outputs": {"stdout": True}}))
 
 
@@ -143,6 +143,19 @@ def test_few_descriptors(who, name):
         if not fine[-1] and done.returncode != 127:
             assert any(reason in done.stderr for reason in NO_DESCRIPTOR), (limit, done)
     assert fine[-1]
+
+
+@pytest.mark.vm
+@pytest.mark.parametrize("name", ["hako-limit", "hako-task"])
+def test_few_descriptors_leave_no_cgroup(who, delegated, name):
+    """Who has made a cgroup before there were too few has one left to look into it with."""
+    fine = []
+    who.cgroups = delegated
+    for limit in (*range(5, 40), 1100):
+        done = ran(who, name, "prlimit", f"--nofile={limit}", "--", cgroupConfig={"pids.max": "40"})
+        fine.append((done.returncode, output(done)) == (0, "ran\n"))
+        delegated.wait_until_empty()
+    assert (fine[0], fine[-1]) == (False, True)
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
