@@ -6,7 +6,7 @@ import stat
 import time
 
 from hako import kernel
-from hako.failure import refused
+from hako.failure import call, refused
 
 EAGAIN, EPIPE = 11, 32
 PIECE, PIPE_BUF = 1 << 16, 4096
@@ -28,7 +28,8 @@ class Stream:
 
     def __init__(self, places):
         self.places, self.rest = places, b""
-        self.source, self.prog = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        with call("pipe2"):
+            self.source, self.prog = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(self.prog, True)
         self.sink, self.waits = patient(places[0])
 
@@ -192,4 +193,5 @@ def patient(fd):
             return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), False
         except OSError:
             pass  # another user's terminal, or no /proc
-    return os.dup(fd), not stat.S_ISREG(mode)
+    with call("fcntl F_DUPFD_CLOEXEC"):
+        return os.dup(fd), not stat.S_ISREG(mode)
