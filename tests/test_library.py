@@ -989,9 +989,9 @@ print([after[0] - before[0], after[1] - before[1], after[2] - before[2]])
     assert pages < 512  # 2 MB
 
 
-def test_a_user_s_program_is_typed():
+def test_a_user_s_program_is_typed(tmp_path):
     """mypy --strict of the library, and of a program that uses it: what is right passes, what is wrong does not."""
-    mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir=/dev/null", "--follow-imports=silent"]
+    mypy = [sys.executable, "-m", "mypy", "--strict", f"--cache-dir={tmp_path}", "--follow-imports=silent"]
     ours = [f"hako/{name}.py" for name in ("__init__", "library", "link", "pool")]
     done = subprocess.run([*mypy, *ours], cwd=TOP, capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("Success: no issues found in 4 source files\n", 0)
