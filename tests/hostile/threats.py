@@ -412,6 +412,7 @@ THREATS = {
             "the tool is short of descriptors, memory, processes, namespaces, disk",
             [
                 "j_exhaustion::test_few_descriptors",
+                "j_exhaustion::test_few_descriptors_leave_no_cgroup",
                 "j_exhaustion::test_little_memory",
                 "j_exhaustion::test_few_processes",
                 "j_exhaustion::test_few_namespaces",
