@@ -35,7 +35,7 @@ from conftest import DEADLINE, SLOW
 from hako import bpf, kernel
 
 HERE = pathlib.Path(__file__).parent / "faults"
-ASKED = os.environ.get("HAKO_FAULTS", "400")
+ASKED = os.environ.get("HAKO_FAULTS", "800")
 ARCH = bpf.AUDIT_ARCH[bpf.MACHINE_ARCH[kernel.MACHINE]]
 # Who waits for all others: the process that is started, or of the library its child.
 SUPERVISOR, WORKER = "0", "0.0"
