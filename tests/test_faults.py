@@ -62,11 +62,12 @@ OTHERWISE = {DENIED: errno.EPERM, SHORT: errno.ENOMEM}
 DONE_ALL_THE_SAME = {"close"}
 NEVER_FAIL = "exit_group exit rt_sigreturn getpid gettid getppid getuid geteuid getgid getegid umask".split()
 CRASHES = -11, -6
+OF_MEMORY = "brk", "mmap", "mremap", "munmap"
 WORKER_KILLED = "hako.run: the worker was killed\n"
 # Its status may be this too: PROG cannot be executed; the interpreter has no memory, and crashes.
 STATUSES = {
     **dict.fromkeys(("execve", "newfstatat", "faccessat2"), (126, 127)),
-    **dict.fromkeys(("brk", "mmap", "mremap", "munmap"), CRASHES),
+    **dict.fromkeys(OF_MEMORY, (*CRASHES, *(128 - number for number in CRASHES))),  # who waits for it tells the latter
 }
 
 # What was handled wrongly once: case, process, call, what it names, which of those calls, from the end if negative.
@@ -549,7 +550,7 @@ def wrong_with(line, fault, case):
         return "who failed?"
     if IMPORT.search(line) or "remove .hako-work" in line or (not fault.of_the_supervisor() and "was killed" in line):
         return None
-    if line == WORKER_KILLED and STATUSES.get(name) is CRASHES:
+    if line == WORKER_KILLED and name in OF_MEMORY:
         return None
     if name in ASK or "gives nothing to" in line or (name == "rt_sigaction" and "pasta: " in line):
         return None  # a name that cannot be read is none; pasta wants SIGPIPE to be as it was
