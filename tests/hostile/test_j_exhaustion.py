@@ -145,7 +145,6 @@ def test_few_descriptors(who, name):
     assert fine[-1]
 
 
-@pytest.mark.vm
 @pytest.mark.parametrize("name", ["hako-limit", "hako-task"])
 def test_few_descriptors_leave_no_cgroup(who, delegated, name):
     """Who has made a cgroup before there were too few has one left to look into it with."""
