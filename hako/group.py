@@ -211,8 +211,6 @@ class Group:
         for hierarchy, fd in list(self.files.items()):
             if remove_below(fd) and rmdir(self.paths[hierarchy]):
                 os.close(self.files.pop(hierarchy))
-        if not self.files:
-            self.close()
         return not self.files
 
     def remove(self):
