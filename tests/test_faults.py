@@ -67,7 +67,7 @@ WORKER_KILLED = "hako.run: the worker was killed\n"
 # Its status may be this too: PROG cannot be executed; the interpreter has no memory, and crashes.
 STATUSES = {
     **dict.fromkeys(("execve", "newfstatat", "faccessat2"), (126, 127)),
-    **dict.fromkeys(OF_MEMORY, (*CRASHES, *(128 - number for number in CRASHES))),  # who waits for it tells the latter
+    **dict.fromkeys(OF_MEMORY, CRASHES),
 }
 
 # What was handled wrongly once: case, process, call, what it names, which of those calls, from the end if negative.
@@ -583,8 +583,13 @@ def wrong_with_status(case, control, fault, outcome):
     elif status == control.status:
         if not unharmed and (fault.call.name, *outcome.told("hit")[0][1:]) != ("write", "2"):
             yield f"it did no harm, and said {err!r}"
-    elif status not in STATUSES.get(fault.call.name, ()):
+    elif status not in STATUSES.get(fault.call.name, ()) and not crashed_below(fault, status):
         yield f"status {status}, {err!r}"
+
+
+def crashed_below(fault, status):
+    """Whether STATUS tells that another process than the supervisor has crashed, of which FAULT took memory."""
+    return fault.call.name in OF_MEMORY and not fault.of_the_supervisor() and 128 - status in CRASHES
 
 
 def wrong_with_answers(case, control, fault, outcome):

@@ -86,6 +86,11 @@ def one_line_or_fine(done, *, name="hako"):
     return output(done) == "" and "Traceback" not in done.stderr and len(lines) == 1 and lines[0].startswith(name)
 
 
+def is_fine(done):
+    """Whether DONE ran PROG."""
+    return (done.returncode, output(done)) == (0, "ran\n")
+
+
 def output(done):
     """What PROG wrote, by what DONE did: hako-task has it in a response, and exits with 0 if there is one."""
     return json.loads(done.stdout).get("stdout", "") if done.stdout.startswith("{") else done.stdout
@@ -138,7 +143,7 @@ def test_few_descriptors(who, name):
         done = ran(who, name, "prlimit", f"--nofile={limit}", "--")
         if done.returncode == 1 and "hako" not in done.stderr.partition(":")[0]:
             continue  # the interpreter's own complaint
-        fine.append((done.returncode, output(done)) == (0, "ran\n"))
+        fine.append(is_fine(done))
         assert one_line_or_fine(done) or done.returncode == 127, (limit, done)
         if not fine[-1] and done.returncode != 127:
             assert any(reason in done.stderr for reason in NO_DESCRIPTOR), (limit, done)
@@ -152,7 +157,7 @@ def test_few_descriptors_leave_no_cgroup(who, delegated, name):
     who.cgroups = delegated
     for limit in (*range(5, 40), 1100):
         done = ran(who, name, "prlimit", f"--nofile={limit}", "--", cgroupConfig={"pids.max": "40"})
-        fine.append((done.returncode, output(done)) == (0, "ran\n"))
+        fine.append(is_fine(done))
         delegated.wait_until_empty()
     assert (fine[0], fine[-1]) == (False, True)
 
@@ -162,7 +167,7 @@ def test_little_memory(who, name):
     fine = []
     for megabytes in (16, 20, 22, 24, 26, 28, 30, 34, 40, 60, 100, 400, 9000):
         done = ran(who, name, "prlimit", f"--as={megabytes << 20}", "--")
-        fine.append((done.returncode, output(done)) == (0, "ran\n"))
+        fine.append(is_fine(done))
         if done.stderr.startswith(name):
             assert one_line_or_fine(done), (megabytes, done)
         assert output(done) == ("ran\n" if fine[-1] else "")
@@ -177,7 +182,7 @@ def test_few_processes(who, name):
     fine = []
     for limit in (1, 2, 3, 4, 5, 30):
         done = ran(who, name, "prlimit", f"--nproc={limit}", "--")
-        fine.append((done.returncode, output(done)) == (0, "ran\n"))
+        fine.append(is_fine(done))
         assert one_line_or_fine(done), (limit, done)
         if not fine[-1]:
             assert done.stderr.endswith(": Resource temporarily unavailable\n"), (limit, done)
