@@ -110,9 +110,9 @@ fuzz: all
 	cp tests/fuzz/request.seed $(BUILD)/fuzz/request
 	cp /bin/true $(BUILD)/fuzz/elf
 	for language in kafel oci; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/rules.py $$language \
-		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$language || exit 1; done
+		-max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$$language || exit 1; done
 	for reader in policy request elf values; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/$$reader.py \
-		-max_total_time=$(FUZZ_SECONDS) -timeout=10 $(BUILD)/fuzz/$$reader || exit 1; done
+		-max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$$reader || exit 1; done
 
 soak: all
 	$(VENV)/bin/python3 tests/soak.py $(SOAK)

@@ -91,7 +91,7 @@ def command_line(text):
         return
     module = core.load(name)
     args = core.read(name, module, words)
-    assert args["PROG"] is None or args["PROG"] in words
+    assert args.get("PROG") is None or args["PROG"] in words  # hako-ps, for one, has none
     if name == "hako-limit":
         limits.from_args(args)
     elif name == "hako-run":
