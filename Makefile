@@ -18,6 +18,7 @@ BUILD = build
 PREFIX = /usr/local
 DESTDIR =
 FUZZ_SECONDS = 600
+FUZZ_OPTIONS = -max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=$(BUILD)/fuzz/
 FAULTS = 1
 SOAK = --sequential=10000 --together=300
 PYTHON := $(shell tools/find-python)
@@ -110,9 +111,9 @@ fuzz: all
 	cp tests/fuzz/request.seed $(BUILD)/fuzz/request
 	cp /bin/true $(BUILD)/fuzz/elf
 	for language in kafel oci; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/rules.py $$language \
-		-max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$$language || exit 1; done
+		$(FUZZ_OPTIONS) $(BUILD)/fuzz/$$language || exit 1; done
 	for reader in policy request elf values; do PYTHONPATH=. $(VENV)/bin/python3 tests/fuzz/$$reader.py \
-		-max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/$$reader || exit 1; done
+		$(FUZZ_OPTIONS) $(BUILD)/fuzz/$$reader || exit 1; done
 
 soak: all
 	$(VENV)/bin/python3 tests/soak.py $(SOAK)

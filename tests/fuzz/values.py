@@ -91,7 +91,8 @@ def command_line(text):
         return
     module = core.load(name)
     args = core.read(name, module, words)
-    assert args.get("PROG") is None or args["PROG"] in words  # hako-ps, for one, has none
+    assert ("PROG" in args) == ("PROG [ARG...]" in module.__doc__)
+    assert args.get("PROG") is None or args["PROG"] in words
     if name == "hako-limit":
         limits.from_args(args)
     elif name == "hako-run":
