@@ -282,7 +282,8 @@ def test_build_that_means_harm(who, delegated, project, port):
     assert endless.stderr == f"hako-limit: timeLimit: {SECOND} seconds are over\n"
     bomb = build(who, project, "sh", "-c", BOMB)
     assert (bomb.returncode, bomb.stdout) == (124, "")
-    assert bomb.stderr.splitlines()[-1] == "hako-limit: pidsLimit: more than 64 processes: a fork was refused"
+    # A shell that is killed may have written half a line.
+    assert bomb.stderr.endswith("hako-limit: pidsLimit: more than 64 processes: a fork was refused\n")
     delegated.wait_until_empty()
 
 
