@@ -142,7 +142,8 @@ def test_pids(who, delegated):
     done, report = limited(who, "--pids=32", "bash", "-c", BOMB, mark)
     assert (done.returncode, report["status"]) == (124, "pidsLimit")
     assert (report["forks_refused"] > 0, report["pids_peak"]) == (True, 32)
-    assert done.stderr.splitlines()[-2] == "hako-limit: pidsLimit: more than 32 processes: a fork was refused"
+    # A bash that is killed may have written half a line.
+    assert done.stderr.splitlines()[-2].endswith("hako-limit: pidsLimit: more than 32 processes: a fork was refused")
     assert alive(mark) == []
     delegated.wait_until_empty()
 
