@@ -173,7 +173,7 @@ def set_up(slot, plan, own=None):
     made.ready(kernel.chdir_call("/"))
     made.call("setsid")
     if kernel.has_keys():
-        made.call("keyctl", 1, what="keyctl KEYCTL_JOIN_SESSION_KEYRING")
+        put_session_keyring(made, slot)
     made.call("rt_sigprocmask", 2, made.arena.words(0), None, 8)
     if own is None:
         put_calls(made, kernel.bounding_calls(plan.capabilities()))
@@ -188,6 +188,19 @@ def set_up(slot, plan, own=None):
     words = made.arena.texts([b"hako-init"]), made.arena.texts([])
     made.call("execveat", PROGRAM, b"", *words, kernel.AT_EMPTY_PATH, what="execveat hako-init")
     return made.first
+
+
+def put_session_keyring(made, slot):
+    """Put what kernel.join_session_keyring() does, but that it tries again whatever the error."""
+    join, ignored = kernel.session_keyring_call(), slot.setup.words(0, 0)
+    again = slot.steps(3 * len(kernel.KEY_PAUSES), slot.setup)
+    made.ready(join, error=again.here, record=ignored)
+    for pause in kernel.KEY_PAUSES:
+        last = pause == kernel.KEY_PAUSES[-1]
+        time = slot.setup.words(*divmod(int(pause * 1e9), 10**9))
+        again.call("nanosleep", time, None, error=steps.ON, record=ignored)
+        again.ready(join, error=None if last else again.here + 2 * steps.SIZE, record=None if last else ignored)
+        again.go_to(made.here)
 
 
 def put_calls(made, calls):
@@ -206,7 +219,7 @@ def init_program(slot):
         made.call("mmap", *kernel.mmap_arguments(region.address, region.size, MEMORY))
         made.ready(kernel.prctl_call("SET_DUMPABLE", 0))  # nobody is in there yet who could look into it
         made.call("prctl", PR_SET_NAME, b"hako-init")
-        made.call("close_range", 2**32 - 2, 2**32 - 2, zero=waiting.first)  # go to
+        made.go_to(waiting.first)
 
     return steps.program(put, slot.fails, slot.record, slot.names)
 
@@ -216,7 +229,7 @@ def put_wait(made, slot):
     made.ready(kernel.prctl_call("SET_PDEATHSIG", kernel.SIGKILL))
     # Also the end of a supervisor that died before there was a signal for that.
     made.call("recvmsg", SOCKET, slot.message, CLOEXEC, zero=slot.ends)
-    made.call("close_range", 2**32 - 2, 2**32 - 2, zero=slot.entry)  # go to
+    made.go_to(slot.entry)
 
 
 def put_order(slot, plan, order):

@@ -50,6 +50,7 @@ NUMBERS = {  # by call: x86_64, aarch64
     "rt_sigaction": (13, 134),
     "prctl": (157, 167),
     "keyctl": (250, 219),
+    "nanosleep": (35, 101),
     "seccomp": (317, 277),
     "pidfd_open": (434, 434),
     "pidfd_send_signal": (424, 424),
@@ -134,6 +135,9 @@ FSCONFIG_SET_STRING = 1
 FSCONFIG_CMD_CREATE = 6
 MNT_DETACH = 2
 
+# Seconds to wait for a key, and again: the kernel takes back those of processes that have ended a while later.
+KEY_PAUSES = (0.01, 0.1, 1)
+
 AF_INET, SOCK_DGRAM, SIOCSIFFLAGS = 2, 2, 0x8914
 LO_UP = b"lo".ljust(16, b"\0") + (1).to_bytes(24, "little")  # struct ifreq with IFF_UP
 
@@ -145,7 +149,7 @@ RESOLVE_IN_ROOT = 0x10
 
 MSG_DONTWAIT, MSG_NOSIGNAL = 0x40, 0x4000
 EPERM, ENOENT, EINTR, E2BIG, EAGAIN, EACCES, EBUSY, EINVAL, ENOSYS, EBADFD = 1, 2, 4, 7, 11, 13, 16, 22, 38, 77
-ETOOMANYREFS = 109
+ETOOMANYREFS, EDQUOT = 109, 122
 SECCOMP_SET_MODE_FILTER = 1
 SECCOMP_FILTER_FLAG_NEW_LISTENER, SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
 # What answers so to a call that this kernel should have.
@@ -554,14 +558,27 @@ def has_keys():
     return True
 
 
+def session_keyring_call():
+    """Join a new, empty session keyring. See keyctl(2)."""
+    KEYCTL_JOIN_SESSION_KEYRING = 1
+    hints = {EDQUOT: "this user has as many keys as kernel.keys.maxkeys allows: keyrings(7)"}
+    return _ready("keyctl", "KEYCTL_JOIN_SESSION_KEYRING", KEYCTL_JOIN_SESSION_KEYRING, hints=hints)
+
+
 def join_session_keyring():
     """Join a new, empty session keyring; nothing to leave on a kernel without keys. See keyctl(2)."""
-    KEYCTL_JOIN_SESSION_KEYRING = 1
-    try:
-        _call("keyctl", "KEYCTL_JOIN_SESSION_KEYRING", KEYCTL_JOIN_SESSION_KEYRING)
-    except Failure as err:
-        if err.errno != ENOSYS:
-            raise
+    for pause in (*KEY_PAUSES, None):
+        try:
+            carry_out([session_keyring_call()])
+            return
+        except Failure as err:
+            if err.errno == ENOSYS:
+                return
+            if err.errno != EDQUOT or pause is None:
+                raise
+        from time import sleep
+
+        sleep(pause)
 
 
 def seccomp(program):

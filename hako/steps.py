@@ -178,10 +178,14 @@ class Steps:
         """
         return self.put(kernel.NUMBER[name], what or name, None, args, into, zero, until, error, record)
 
-    def ready(self, ready):
+    def ready(self, ready, error=None, record=None):
         """Put what a function of kernel that ends in _call has made ready: no pointers in what it points to."""
         text, hints, (number, *args) = ready
-        return self.put(number, text, hints, args)
+        return self.put(number, text, hints, args, error=error, record=record)
+
+    def go_to(self, step):
+        """Put going on with the STEP, by a call that does nothing."""
+        self.call("close_range", 2**32 - 2, 2**32 - 2, zero=step)
 
     def put(self, number, text, hints, args, into=0, zero=0, until=0, error=None, record=None):
         """Put the call NUMBER with ARGS, TEXT and HINTS for messages."""

@@ -6,6 +6,7 @@ unprivileged uid. The commands are those of build/venv/bin, found on PATH.
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -69,6 +70,24 @@ class Who:
     def python(self, code, *argv, options=(), **popen):
         """Run CODE by Python in the box, with the system's libraries."""
         return self.inside("/usr/bin/python3", "-I", "-c", code, *argv, options=[*SYSTEM, *options], **popen)
+
+
+NO_KEY = (
+    "keyctl KEYCTL_JOIN_SESSION_KEYRING: Disk quota exceeded"
+    " [this user has as many keys as kernel.keys.maxkeys allows: keyrings(7)]"
+)
+
+
+def without_keys(who, times, *argv, **popen):
+    """Run ARGV, whose processes are each refused keyctl so many TIMES, by the user's quota.
+
+    Return how that ended, and how they joined new keyrings: "-" for each that was refused, "" for others.
+    """
+    trace = who.box.parent / "trace"
+    strace = ["strace", "-f", "-qq", "-e", "trace=keyctl", "-e", "signal=none"]
+    inject = f"inject=keyctl:error=EDQUOT:when=1..{times}"
+    done = who.run(*strace, "-o", str(trace), "-e", inject, *argv, **popen)
+    return done, re.findall(r"KEYCTL_JOIN_SESSION_KEYRING, .*= (-?)", trace.read_text())
 
 
 def pytest_generate_tests(metafunc):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from conftest import DEADLINE, SYSTEM, Who, wait_until
+from conftest import DEADLINE, NO_KEY, SYSTEM, Who, wait_until, without_keys
 
 EVERY = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 SEE_PS = "hako-ps lists the sandboxes that run"
@@ -270,6 +270,15 @@ def test_all_namespaces_or_none(who, sandboxes):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (125, "", 1)
     assert done.stderr.startswith("hako-enter: setns ")
     assert done.stderr.endswith(": Operation not permitted\n")
+
+
+@pytest.mark.parametrize("times", [3, 4])
+def test_a_key_is_waited_for(who, sandboxes, times):
+    argv = ["hako-enter", "--fork", pid_text(sandboxes(who)), "/bin/busybox", "echo", "ran"]
+    done, joined = without_keys(who, times, *argv)
+    assert joined == ["-"] * times + [""] * (times < 4)
+    refused = (125, "", f"hako-enter: {NO_KEY}\n")
+    assert (done.returncode, done.stdout, done.stderr) == ((0, "ran\n", "") if times < 4 else refused)
 
 
 def test_those_inside_see_nothing_of_who_enters(who, sandboxes):

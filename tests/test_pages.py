@@ -39,8 +39,8 @@ OF_THE_SYSTEM = {  # pages that come with Linux, to which ours may point
     *("tty(1)", "core(5)", "passwd(5)", "subuid(5)"),
     *("clone3(2)", "execve(2)", "mount(2)", "mount_setattr(2)", "pidfd_open(2)", "pivot_root(2)", "setns(2)"),
     *("flock(2)", "seccomp(2)", "seccomp_unotify(2)", "setrlimit(2)", "syscalls(2)"),
-    *("capabilities(7)", "cgroups(7)", "ip(7)", "landlock(7)", "mount_namespaces(7)", "namespaces(7)"),
-    *("pid_namespaces(7)", "user_namespaces(7)"),
+    *("capabilities(7)", "cgroups(7)", "ip(7)", "keyrings(7)", "landlock(7)"),
+    *("mount_namespaces(7)", "namespaces(7)", "pid_namespaces(7)", "user_namespaces(7)"),
 }
 # Of others, in examples and advice.
 OPTIONS_OF_OTHERS = {"--ro-bind", "--seccomp", "--scope", "--user", "--dns-forward", "--security-opt"}

@@ -7,6 +7,8 @@ import subprocess
 
 import pytest
 
+from conftest import NO_KEY, without_keys
+
 EVERY = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 NONE = "0" * 16
 
@@ -255,6 +257,15 @@ def test_the_session_keyring_is_new(who, compiled):
     argv = who.sandbox("/bin/probe", options=[f"-m{probe}:/bin/probe:ro"])
     outside = who.run("sh", "-c", f'{probe}; exec "$@"', "sh", *argv).stdout.split()
     assert len(set(outside)) == 2
+
+
+@pytest.mark.parametrize("times", [1, 3, 4])
+def test_a_key_is_waited_for(who, times):
+    """The kernel takes back those of processes that have ended a while later."""
+    done, joined = without_keys(who, times, *who.sandbox("/bin/busybox", "echo", "ran"))
+    assert joined == ["-"] * times + [""] * (times < 4)
+    refused = (125, "", f"hako-run: {NO_KEY}\n")
+    assert (done.returncode, done.stdout, done.stderr) == ((0, "ran\n", "") if times < 4 else refused)
 
 
 def test_nested_three_deep(who):

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUSYBOX, DEADLINE, SYSTEM, wait_until
+from conftest import BUSYBOX, DEADLINE, NO_KEY, SYSTEM, wait_until, without_keys
 from hako import group
 
 vm = pytest.mark.vm
@@ -817,6 +817,17 @@ def test_no_cgroup_is_left_where_nobody_can_be_made_who_would_remove_it(who, del
     request = {"cmd": ["true"], "cgroupConfig": {"pids.max": "9"}}
     assert json.loads(who.run(*strace, "hako-task", input=json.dumps(request)).stdout)["status"] == status
     delegated.wait_until_empty()
+
+
+@pytest.mark.parametrize("times", [3, 4])
+@pytest.mark.parametrize(("mode", "asked"), [((), 1), (("--stream",), 0)])
+def test_a_key_is_waited_for(who, mode, asked, times):
+    """Also by what a zygote has made; who makes one sandbox has ASKED for its own keyring before."""
+    done, joined = without_keys(who, times + asked, "hako-task", *mode, input='{"cmd":["true"]}\n')
+    if asked:
+        assert joined == ["-"] * times + [""] * (times < 4)
+    exited, refused = {"status": "exited", "code": 0}, {"status": "internalError", "description": NO_KEY}
+    assert json.loads(done.stdout) == (exited if times < 4 else refused)
 
 
 def test_without_a_cgroup_of_ones_own(who):
