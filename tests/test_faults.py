@@ -536,7 +536,7 @@ OUTSIDE = "newuidmap: ", "newgidmap: ", "pasta: ", "--setup "
 PLACE = re.compile(r"a system call at ([a-z_]+\.py|<frozen importlib[a-z_.]*>):\d+: ")  # of one that nothing names
 LASTING = "id", "status", "code", "signal", "reason", "description", "stdout", "changes"  # keys of a response
 IMPORT = re.compile(r"^[a-z.-]+: (the worker ended: )?(import |/\S+: )")
-NETWORK = re.compile(r"interface (?!lo ).*\n")  # of what the probe tells
+NETWORK = re.compile(r"(interface (?!lo )\S+) \w+\n")  # of what the probe tells
 # They ask whether something is there: if the kernel does not say, it is not.
 ASK = ("newfstatat", "fcntl", "access", "faccessat2", "landlock_create_ruleset")
 # Of a program of the host: not to be had, or kept from PROG by Landlock, since it is not known not to be needed.
@@ -725,7 +725,8 @@ def wrong_with_prog(case, control, outcome):
     """
     whole = texts(case, control)
     known = [*whole, *(text.replace(MISSING, CONFINED) for text in whole)]
-    known += [NETWORK.sub("", text) for text in whole]  # pasta may end at any time
+    # pasta may end at any time: its interface is down, then gone.
+    known += [NETWORK.sub(now, text) for text in whole for now in (r"\1 0\n", "")]
     for text in texts(case, outcome):
         if not any(full.startswith(text) for full in known):
             yield f"PROG ran under something else: {set(text.splitlines()) ^ set(whole[-1].splitlines())}"
