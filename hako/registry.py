@@ -8,10 +8,13 @@ may be another's meanwhile, or of another pid namespace.
 
 import fcntl
 import os
+import time
 
 from hako.failure import Failure, call, line_of, show
 
-TRIES = 3  # a reader that looks whether the file is locked holds a lock for a moment
+TRIES = 3  # of a reader: the file may be replaced meanwhile
+# Seconds until a writer's next try: a reader that looks whether the file is locked holds a lock until it runs again.
+PAUSES = (0.001, 0.004, 0.016, 0.064)
 NEW = "~"  # behind the name of a file that is about to take the place of another
 MOST_BYTES = 1 << 16  # of a file
 LIBRARY = "import hako"  # what its worker is called in the place of a command
@@ -82,7 +85,7 @@ class Entry:
     def locked(self, name):
         """A descriptor of the file NAME, empty, with a lock."""
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        for _ in range(TRIES):
+        for pause in (*PAUSES, None):
             with call(f"open {name}"):
                 fd = os.open(name, flags, 0o600, dir_fd=self.directory)
             try:
@@ -92,6 +95,8 @@ class Entry:
             except BlockingIOError:
                 pass
             os.close(fd)  # a reader took it for one that was left, and removes it
+            if pause is not None:
+                time.sleep(pause)
         raise Failure(f"flock {name}: somebody else has a lock")
 
     def rewrite(self, text):

@@ -344,6 +344,16 @@ def test_a_task_with_a_root_of_its_own_can_be_entered(who, mark):
         assert (entered.stderr, "file" in entered.stdout.split()) == ("", True)
 
 
+@pytest.mark.parametrize(("times", "listed"), [(4, True), (5, False)])
+def test_a_reader_in_the_way_is_waited_for(who, times, listed):
+    """It may have a lock for as long as the kernel does not let it run."""
+    strace = ["strace", "-D", "-o", "/dev/null", "-e", f"inject=flock:error=EAGAIN:when=1..{times}"]
+    with working(who, *strace, "hako-task", "--stream") as process:
+        send(process, TRUE_TASK)
+        assert process.stdout.readline() == '{"status":"exited","code":0}\n'
+        assert bool(of(who, process)) == listed
+
+
 def keys_left(who):
     """How many session keyrings WHO may have more; those of sandboxes that are over go later. See keyrings(7)."""
     users = pathlib.Path("/proc/key-users").read_text()
