@@ -12,6 +12,7 @@ from hako.failure import Failure, call
 
 TICK = os.sysconf("SC_CLK_TCK")
 SOON, LATER = 0.01, 0.05  # seconds between looks at what the kernel does not tell about by itself
+CHARGE = 64 * os.sysconf("SC_PAGESIZE")  # bytes that a CPU takes at once, near the limit in vain: MEMCG_CHARGE_BATCH
 STATISTICS = {  # by version: the files of the figures
     2: {"memory": "memory.current", "memory_peak": "memory.peak", "pids": "pids.current", "pids_peak": "pids.peak"},
     1: {
@@ -108,9 +109,8 @@ class Meter:
         LAST: PROG has ended, and in version 1 the count of a cgroup below may be gone with it.
         """
         if self.own.version("memory") == 1 and self.oom_event is not None:
-            # Also told when it was short in a cgroup above; then we never failed to get some ourselves.
-            met = self.own.read("memory", "memory.failcnt").strip() not in ("", "0")
-            return self.was_short() and (bool(self.oom_kills()) or (last and met))
+            # Also told when it was short in a cgroup above; then we need not have met our own.
+            return self.was_short() and (bool(self.oom_kills()) or (last and self.met_limit()))
         if not self.oom_kills():
             return False
         text = self.own.read("memory", "memory.events.local")
@@ -122,6 +122,15 @@ class Meter:
     def was_short(self):
         """Whether version 1 has told that memory was short in our own cgroup."""
         return "memory" in self.polled or readable(self.oom_event)
+
+    def met_limit(self):
+        """Whether our own cgroup of version 1 ever used all that it may; on Linux 6.18 failcnt does not tell."""
+        return any(self.reached(prefix) for prefix in ("memory", "memory.memsw"))
+
+    def reached(self, prefix):
+        """The same of the counter whose files begin with PREFIX; False if there is none."""
+        most, limit = (self.own.read("memory", f"{prefix}.{name}") for name in ("max_usage_in_bytes", "limit_in_bytes"))
+        return bool(most and limit) and int(most) > int(limit) - CHARGE
 
     def oom_kills(self):
         """How many processes were killed for want of memory; None if that is not counted."""

@@ -112,6 +112,23 @@ def test_memory_limit_of_somebody_else_below(who, delegated):
     delegated.wait_until_empty()
 
 
+@vm
+def test_memory_limit_that_is_looked_at_late(who, delegated):
+    """Also when a cgroup below, in which the kernel counted the kill, is gone by then."""
+    script = 'echo $$; read go; hako-limit --memory=256M "$@"'
+    words = ["sh", "-c", script, "sh", *PYTHON, "x = bytearray(48 << 20)"]
+    process = who.start("hako-limit", "--memory=32M", "--report=-", *words, stdin=subprocess.PIPE)
+    pid = int(process.stdout.readline())
+    process.send_signal(signal.SIGSTOP)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    wait_until(lambda: state(pid) in "ZX")
+    process.send_signal(signal.SIGCONT)
+    report = json.loads(process.communicate(timeout=DEADLINE)[1].splitlines()[-1])
+    assert (process.returncode, report["status"]) == (124, "memoryLimit")
+    delegated.wait_until_empty()
+
+
 def test_memory_tolerated(who, delegated):
     """The limit holds, and PROG goes on without the one that was killed."""
     code = "import os\nif not os.fork(): x = bytearray(100 << 20)\nprint(os.wait()[1])"
