@@ -76,16 +76,16 @@ class Entry:
     def __init__(self, text):
         self.directory, self.name, self.fd = open_first(), str(os.getpid()), None
         try:
-            self.fd = self.locked(self.name)
+            self.fd = self.locked(self.name, PAUSES)
             write(self.fd, text)
         except (OSError, Failure):
             self.remove()
             raise
 
-    def locked(self, name):
-        """A descriptor of the file NAME, empty, with a lock."""
+    def locked(self, name, pauses=()):
+        """A descriptor of the file NAME, empty, with a lock; PAUSES, in seconds, are between tries."""
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        for pause in (*PAUSES, None):
+        for pause in (*pauses, None):
             with call(f"open {name}"):
                 fd = os.open(name, flags, 0o600, dir_fd=self.directory)
             try:
