@@ -199,5 +199,7 @@ def test_the_example(who, cluster, place):
 
 def test_the_example_with_a_cluster_of_its_own(who, place):
     done = who.run(sys.executable, TOP / "examples/dask_grader.py", "--count=21", cwd=place)
-    assert (done.returncode, done.stderr) == (0, "")
+    # A worker whose last heartbeat meets the end of the scheduler logs it, with a traceback: too late to matter.
+    assert re.match(r"$|[^\n]* - distributed\.worker - ERROR - [^\n]* during heartbeat\.\n", done.stderr)
+    assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "accepted: 17"
