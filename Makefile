@@ -79,7 +79,7 @@ check: all
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	mandoc -T lint -W warning man/*
-	$(VENV)/bin/python3 -m pytest -q -n 4 -p no:cacheprovider -m "not long" tests
+	$(VENV)/bin/python3 -m pytest -q -n 4 -o cache_dir=$(BUILD)/pytest -m "not long" tests
 
 check-hostile: all
 	HAKO_FAULTS=$(FAULTS) $(VENV)/bin/python3 -m pytest -q -n 4 --dist=worksteal -p no:cacheprovider tests/test_faults.py tests/hostile
