@@ -409,9 +409,7 @@ def test_pre_commit_of_hooks_that_mean_harm(who, delegated, checkout, port):
     }
     done = commit(who, checkout, hooks, SECONDS)
     assert done.returncode == 1
-    found = dict(
-        line.removeprefix("pre-commit: ").split(": ") for line in done.stderr.splitlines() if "commit: " in line
-    )
+    found = dict(re.findall(r"pre-commit: (\w): (\d+)$", done.stderr, re.MULTILINE))  # behind half a line of the bomb's
     bomb = "124" if who.uid == 0 else "2"
     assert found == {"a": "1", "b": "1", "c": "2", "d": "124", "e": bomb, "f": "2", "g": "124"}
     for line in (
