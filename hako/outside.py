@@ -6,6 +6,7 @@ import os
 from hako import kernel
 from hako.failure import SEE_CHECK, Failure, call, show
 
+MOST_WORDS = 1 << 12  # bytes that are kept of what a program says
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -18,8 +19,26 @@ def find(name, package):
     raise Failure(f"{name}: No such file or directory [install it: Debian's package {package}; {SEE_CHECK}]")
 
 
+class Said:
+    """The last of what a program says on stderr: TEXT, bytes, and the descriptor FD of the pipe in which is more."""
+
+    __slots__ = ("fd", "text")
+
+    def __init__(self, fd):
+        self.fd, self.text = fd, b""
+
+    def hear(self):
+        """Take what has come; whether more may come. Without that, one that says much waits for ever."""
+        try:
+            while piece := os.read(self.fd, MOST_WORDS):
+                self.text = (self.text + piece)[-MOST_WORDS:]
+        except BlockingIOError:
+            return True
+        return False
+
+
 def start(argv, name, stdin=None):
-    """Start ARGV, called NAME; return its pid and the descriptor of a pipe in which is what it says on stderr.
+    """Start ARGV, called NAME; return its pid and the Said of its stderr.
 
     Its environment is empty. Its stdin is the descriptor STDIN, or nothing.
     """
@@ -40,16 +59,14 @@ def start(argv, name, stdin=None):
     finally:
         os.close(its)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, held)  # posix_spawn(3) looks at no error while it puts it back
-    return pid, ours
+    os.set_blocking(ours, False)
+    return pid, Said(ours)
 
 
 def complaint(name, status, said):
-    """Why the program NAME failed, by its wait STATUS and what it has SAID so far, the descriptor of that pipe."""
-    os.set_blocking(said, False)
-    try:
-        text = os.read(said, 2**16).decode(errors="replace")
-    except BlockingIOError:
-        text = ""
+    """Why the program NAME failed, by its wait STATUS and what it has SAID so far."""
+    said.hear()
+    text = said.text.decode(errors="replace")
     lines = [line.removeprefix(f"{name}: ") for line in text.splitlines() if line.strip()]
     code = os.waitstatus_to_exitcode(status)
     how = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
@@ -69,4 +86,4 @@ def run(argv, name):
         if status:
             raise Failure(complaint(name, status, said))
     finally:
-        os.close(said)
+        os.close(said.fd)

@@ -16,6 +16,7 @@ from hako import build, identity, kernel, outside
 from hako.failure import FAILED, SEE_CHECK, Failure, call, line_of
 
 PACKAGE = "passt"
+MADE = b"-"  # what the process that makes namespaces says of it
 NOBODYS = (2**32 - 2, 2**32 - 3)  # ids: those above 2**31 are given to nobody
 TUN = "/dev/net/tun"
 # The rest is no part of what the sandbox is promised: the ports of the host's lo (-T, -U), or ports
@@ -90,17 +91,25 @@ class Pasta:
             stand_in(owner, (made, end), tell, wait)
         os.close(tell)
         os.close(wait)
+        text = b""
         try:
-            if text := os.read(made, 4096)[1:]:
-                raise Failure(f"{os.fsdecode(text)} [pasta needs a user namespace; {SEE_CHECK}]")
-            ids = [(0, owner, 1)]
-            build.write_id_maps(pid, identity.IdMaps(ids, ids, (0, 0), "caller"))
-            with call(f"open /proc/{pid}/ns", "hako needs /proc"):
-                user, net = (os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "net"))
+            text = os.read(made, 4096)
+            if text == MADE:
+                ids = [(0, owner, 1)]
+                build.write_id_maps(pid, identity.IdMaps(ids, ids, (0, 0), "caller"))
+                with call(f"open /proc/{pid}/ns", "hako needs /proc"):
+                    user, net = (
+                        os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "net")
+                    )
         finally:
-            os.close(made)
             os.close(end)
             os.waitpid(pid, 0)
+            text += os.read(made, 4096)
+            os.close(made)
+            # Its words, not what failed here because it was gone.
+            if text != MADE:
+                why = os.fsdecode(text.removeprefix(MADE)) or "the process that makes its namespaces was killed"
+                raise Failure(f"{why} [pasta needs a user namespace; {SEE_CHECK}]")
         self.take(user, net, (0, 0))
 
     def take(self, user, net, ids):
@@ -178,7 +187,8 @@ class Pasta:
             os.write(self.ready[1], os.fsencode(line_of(err)))
         except BaseException:
             os.write(self.ready[1], b"a bug in hako: pasta was not started")
-        os._exit(FAILED)
+        finally:  # also where that cannot be said, or need not: the network was up
+            os._exit(FAILED)
 
     @staticmethod
     def drop_groups():
@@ -202,10 +212,14 @@ class Pasta:
         front, said = outside.start(self.argv, "pasta", self.net)
         poll = select.poll()
         poll.register(signals, select.POLLIN)
+        poll.register(said.fd, select.POLLIN)
         poll.register(self.life[0], 0)
-        while self.life[0] not in {fd for fd, _ in poll.poll()}:
-            kernel.read_signal(signals)
-            self.reap(front, said)
+        while self.life[0] not in (ready := {fd for fd, _ in poll.poll()}):
+            if said.fd in ready and not said.hear():
+                poll.unregister(said.fd)
+            if signals in ready:
+                kernel.read_signal(signals)
+                self.reap(front, said)
         os._exit(0)
 
     def reap(self, front, said):
@@ -229,7 +243,7 @@ class Pasta:
 
 
 def stand_in(owner, others, tell, wait):
-    """Be in new namespaces, uid OWNER's, until WAIT is at its end; TELL gets "-", and why if it fails. Never return.
+    """Be in new namespaces, uid OWNER's, until WAIT is at its end; TELL gets MADE, or why it fails. Never return.
 
     OTHERS are the caller's ends of those pipes.
     """
@@ -238,8 +252,10 @@ def stand_in(owner, others, tell, wait):
             os.close(fd)
         build.take_ids(owner, owner)
         kernel.unshare(kernel.CLONE_NEWUSER | kernel.CLONE_NEWNET)
-        os.write(tell, b"-")
+        os.write(tell, MADE)
         os.read(wait, 1)
     except (Failure, OSError) as err:
-        os.write(tell, b"-" + os.fsencode(line_of(err)))
+        os.write(tell, os.fsencode(line_of(err)))
+    except BaseException:
+        os.write(tell, b"a bug in hako: no namespaces were made")
     os._exit(0)

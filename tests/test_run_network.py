@@ -359,7 +359,7 @@ def test_pasta_that_is_not_there(somebody):
         ("exit 7", "pasta exited with status 7"),
         ("kill -KILL $$", "pasta was killed by signal 9"),
         ("printf 'a\\033[2J' >&2; exit 1", "pasta: 'a\\x1b[2J'"),
-        ("i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo noise $i >&2; done; echo last >&2; exit 1", "pasta: last"),
+        ("i=0; while [ $i -lt 9000 ]; do i=$((i+1)); echo noise $i >&2; done; echo last >&2; exit 1", "pasta: last"),
     ],
 )
 def test_pasta_that_fails(somebody, place, text, reason):
