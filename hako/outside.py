@@ -6,7 +6,8 @@ import os
 from hako import kernel
 from hako.failure import SEE_CHECK, Failure, call, show
 
-MOST_WORDS = 1 << 12  # bytes that are kept of what a program says
+KEPT = 1 << 12  # bytes of what a program says
+PIPE = 1 << 16  # bytes that wait in a pipe, see pipe(7)
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -28,13 +29,22 @@ class Said:
         self.fd, self.text = fd, b""
 
     def hear(self):
-        """Take what has come; whether more may come. Without that, one that says much waits for ever."""
+        """Read a piece of it, and return that: b"" at the end, None if nothing has come and FD does not block.
+
+        This is to be done while the program runs: one that says much would wait for ever.
+        """
         try:
-            while piece := os.read(self.fd, MOST_WORDS):
-                self.text = (self.text + piece)[-MOST_WORDS:]
+            piece = os.read(self.fd, KEPT)
         except BlockingIOError:
-            return True
-        return False
+            return None
+        self.text = (self.text + piece)[-KEPT:]
+        return piece
+
+    def hear_rest(self):
+        """Read what a program that has ended left in the pipe, but not all that another there goes on saying."""
+        for _ in range(PIPE // KEPT):
+            if not self.hear():
+                break
 
 
 def start(argv, name, stdin=None):
@@ -59,14 +69,12 @@ def start(argv, name, stdin=None):
     finally:
         os.close(its)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, held)  # posix_spawn(3) looks at no error while it puts it back
-    os.set_blocking(ours, False)
     return pid, Said(ours)
 
 
 def complaint(name, status, said):
-    """Why the program NAME failed, by its wait STATUS and what it has SAID so far."""
-    said.hear()
-    text = said.text.decode(errors="replace")
+    """Why the program NAME failed, by its wait STATUS and what it has SAID, bytes."""
+    text = said.decode(errors="replace")
     lines = [line.removeprefix(f"{name}: ") for line in text.splitlines() if line.strip()]
     code = os.waitstatus_to_exitcode(status)
     how = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
@@ -81,9 +89,11 @@ def show_line(line):
 def run(argv, name):
     """Run ARGV, called NAME, to its end; a Failure, with the last line that it said, unless that is status 0."""
     pid, said = start(argv, name)
-    status = os.waitpid(pid, 0)[1]
     try:
-        if status:
-            raise Failure(complaint(name, status, said))
+        while said.hear():
+            pass
     finally:
         os.close(said.fd)
+        status = os.waitpid(pid, 0)[1]
+    if status:
+        raise Failure(complaint(name, status, said.text))

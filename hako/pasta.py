@@ -91,26 +91,23 @@ class Pasta:
             stand_in(owner, (made, end), tell, wait)
         os.close(tell)
         os.close(wait)
-        text = b""
+        text, namespaces, failure = b"", None, None
         try:
             text = os.read(made, 4096)
             if text == MADE:
-                ids = [(0, owner, 1)]
-                build.write_id_maps(pid, identity.IdMaps(ids, ids, (0, 0), "caller"))
-                with call(f"open /proc/{pid}/ns", "hako needs /proc"):
-                    user, net = (
-                        os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "net")
-                    )
-        finally:
-            os.close(end)
-            os.waitpid(pid, 0)
-            text += os.read(made, 4096)
-            os.close(made)
-            # Its words, not what failed here because it was gone.
-            if text != MADE:
-                why = os.fsdecode(text.removeprefix(MADE)) or "the process that makes its namespaces was killed"
-                raise Failure(f"{why} [pasta needs a user namespace; {SEE_CHECK}]")
-        self.take(user, net, (0, 0))
+                namespaces = namespaces_of(pid, owner)
+        except (Failure, OSError) as err:
+            failure = err
+        os.close(end)
+        os.waitpid(pid, 0)
+        text += os.read(made, 4096)
+        os.close(made)
+        if text != MADE:  # looked at first: what failed here may have, because it was gone
+            why = os.fsdecode(text.removeprefix(MADE)) or "the process that makes its namespaces was killed"
+            raise Failure(f"{why} [pasta needs a user namespace; {SEE_CHECK}]")
+        if failure:
+            raise failure
+        self.take(*namespaces, (0, 0))
 
     def take(self, user, net, ids):
         """Serve the network namespace NET from the user namespace USER, with IDS."""
@@ -210,12 +207,13 @@ class Pasta:
         kernel.set_ambient([cap for cap in range(64) if held >> cap & 1])
         signals = kernel.signalfd((kernel.SIGCHLD,))
         front, said = outside.start(self.argv, "pasta", self.net)
+        os.set_blocking(said.fd, False)
         poll = select.poll()
         poll.register(signals, select.POLLIN)
         poll.register(said.fd, select.POLLIN)
         poll.register(self.life[0], 0)
         while self.life[0] not in (ready := {fd for fd, _ in poll.poll()}):
-            if said.fd in ready and not said.hear():
+            if said.fd in ready and said.hear() == b"":
                 poll.unregister(said.fd)
             if signals in ready:
                 kernel.read_signal(signals)
@@ -233,7 +231,9 @@ class Pasta:
             else:
                 how = status if pid == front else how
         if how is not None:  # told last: what fails before is no network that is up
-            os.write(self.ready[1], os.fsencode(outside.complaint("pasta", how, said) if how else "up"))
+            if how:
+                said.hear_rest()
+            os.write(self.ready[1], os.fsencode(outside.complaint("pasta", how, said.text) if how else "up"))
             try:
                 os.close(self.ready[1])
             except OSError:
@@ -258,4 +258,13 @@ def stand_in(owner, others, tell, wait):
         os.write(tell, os.fsencode(line_of(err)))
     except BaseException:
         os.write(tell, b"a bug in hako: no namespaces were made")
-    os._exit(0)
+    finally:  # also where that cannot be said
+        os._exit(0)
+
+
+def namespaces_of(pid, owner):
+    """Map root of the user namespace of PID to OWNER; return descriptors of that and of PID's network namespace."""
+    ids = [(0, owner, 1)]
+    build.write_id_maps(pid, identity.IdMaps(ids, ids, (0, 0), "caller"))
+    with call(f"open /proc/{pid}/ns", "hako needs /proc"):
+        return [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "net")]

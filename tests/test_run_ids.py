@@ -226,6 +226,8 @@ def test_newuidmap_that_is_not_there_or_refuses(somebody, place):
         ("#!/bin/sh\nexit 7\n", "newuidmap exited with status 7"),
         ("#!/bin/sh\nkill -KILL $$\n", "newuidmap was killed by signal 9"),
         ("#!/bin/sh\nprintf '\\033[2J' >&2; exit 1\n", "newuidmap: '\\x1b[2J'"),
+        # More than a pipe holds.
+        ("#!/bin/sh\nyes noise | head -n 20000 >&2; echo last >&2; exit 1\n", "newuidmap: last"),
     ):
         (fake / "newgidmap").write_text('#!/bin/sh\nexec /usr/bin/newgidmap "$@"\n')
         (fake / "newuidmap").write_text(text)
