@@ -129,6 +129,13 @@ def pytest_runtest_logreport(report):
         print(f"\n{report.nodeid}", *(why or report.longreprtext.splitlines()[-1:]), sep="\n", flush=True)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    """Forget what failed in a run that did not come to its end: --last-failed is all of them then."""
+    if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) and session.config.cache:
+        session.config.cache.set("cache/lastfailed", {})
+
+
 @pytest.fixture
 def who(request, place):
     """Somebody, with a box of their own."""
