@@ -61,14 +61,9 @@ ERRNO = {
 OTHERWISE = {DENIED: errno.EPERM, SHORT: errno.ENOMEM}
 DONE_ALL_THE_SAME = {"close"}
 NEVER_FAIL = "exit_group exit rt_sigreturn getpid gettid getppid getuid geteuid getgid getegid umask".split()
-CRASHES = -11, -6
-OF_MEMORY = "brk", "mmap", "mremap", "munmap"
 WORKER_KILLED = "hako.run: the worker was killed\n"
-# Its status may be this too: PROG cannot be executed; the interpreter has no memory, and crashes.
-STATUSES = {
-    **dict.fromkeys(("execve", "newfstatat", "faccessat2"), (126, 127)),
-    **dict.fromkeys(OF_MEMORY, CRASHES),
-}
+# Its status may be this too: PROG cannot be executed.
+STATUSES = dict.fromkeys(("execve", "newfstatat", "faccessat2"), (126, 127))
 
 # What was handled wrongly once: case, process, call, what it names, which of those calls, from the end if negative.
 ONCE = [
@@ -550,8 +545,6 @@ def wrong_with(line, fault, case):
         return "who failed?"
     if IMPORT.search(line) or "remove .hako-work" in line or (not fault.of_the_supervisor() and "was killed" in line):
         return None
-    if line == WORKER_KILLED and name in OF_MEMORY:
-        return None
     if name in ASK or "gives nothing to" in line or (name == "rt_sigaction" and "pasta: " in line):
         return None  # a name that cannot be read is none; pasta wants SIGPIPE to be as it was
     if os.strerror(fault.errno) not in line:
@@ -583,13 +576,8 @@ def wrong_with_status(case, control, fault, outcome):
     elif status == control.status:
         if not unharmed and (fault.call.name, *outcome.told("hit")[0][1:]) != ("write", "2"):
             yield f"it did no harm, and said {err!r}"
-    elif status not in STATUSES.get(fault.call.name, ()) and not crashed_below(fault, status):
+    elif status not in STATUSES.get(fault.call.name, ()):
         yield f"status {status}, {err!r}"
-
-
-def crashed_below(fault, status):
-    """Whether STATUS tells that another process than the supervisor has crashed, of which FAULT took memory."""
-    return fault.call.name in OF_MEMORY and not fault.of_the_supervisor() and 128 - status in CRASHES
 
 
 def wrong_with_answers(case, control, fault, outcome):
@@ -667,7 +655,7 @@ def wrong_with_traces(stage, case, fault, outcome):
     failed = outcome.status == 125 or '"internalError"' in outcome.out
     last = fault.call.place in (case.supervisor, *(["0.1"] if case.requests else []))
     ran = any(texts(case, outcome)) or (case.requests and outcome.status == 125)
-    gone = fault.kills_the_supervisor() or outcome.status in CRASHES or outcome.err == WORKER_KILLED
+    gone = fault.kills_the_supervisor()
     excused = gone or (failed and last and ran)
     for name in sorted(stage.files() - stage.before):
         path = stage.place / name

@@ -5,7 +5,7 @@
  * call of number MARK in process FIRST on and up to its exec of PROG, or, where things
  * came in another order, the first one behind that has this NUMBER, is where
  *   kill     the process is killed, before the call is made
- *   fail     the call is not made, and fails with ERRNO
+ *   fail     the call is not made, and fails with ERRNO; brk as it does, which tells of no error
  *   after    the call is made, and fails with ERRNO all the same
  *   nothing  nothing happens; PLACE, N and NUMBER mean nothing
  * RECORD becomes a file of lines: "call PLACE N NUMBER ARGUMENT [TEXT]" for each
@@ -42,6 +42,7 @@ struct process {
 	pid_t pid;
 	char place[128];
 	int children, calls, known, stopped, ended, becomes_prog, entered;
+	unsigned long asked; /* of a brk that is refused: its argument */
 };
 
 static struct process processes[4096];
@@ -88,6 +89,15 @@ static void set_result(pid_t pid, long result)
 	ptrace(PTRACE_GETREGSET, pid, NT_PRSTATUS, &iov);
 	regs.regs[0] = result;
 	ptrace(PTRACE_SETREGSET, pid, NT_PRSTATUS, &iov);
+#endif
+}
+
+static void set_first_argument(pid_t pid, unsigned long argument)
+{
+#ifdef __x86_64__
+	ptrace(PTRACE_POKEUSER, pid, offsetof(struct user_regs_struct, rdi), argument);
+#else
+	set_result(pid, argument); /* the same register */
 #endif
 }
 
@@ -153,14 +163,24 @@ static void enter_call(struct process *process, struct ptrace_syscall_info *info
 		return;
 	}
 	process->entered = 1;
-	if (!strcmp(how, "fail"))
+	process->asked = 0;
+	if (!strcmp(how, "fail") && number == SYS_brk) {
+		/* Refused, it tells where the break is, as brk(0) does. The C library would take -ERRNO for a place. */
+		process->asked = info->entry.args[0];
+		set_first_argument(process->pid, 0);
+	} else if (!strcmp(how, "fail")) {
 		set_number(process->pid, -1);
+	}
 }
 
 static void leave_call(struct process *process)
 {
-	if (process->entered)
+	if (process->entered && !process->asked)
 		set_result(process->pid, -error_number);
+#ifdef __x86_64__
+	else if (process->entered)
+		set_first_argument(process->pid, process->asked); /* the kernel leaves it as it was */
+#endif
 	process->entered = 0;
 }
 
