@@ -13,6 +13,13 @@ BYTES = bytes(range(1, 256))
 DEADLINE = 600  # seconds, against hanging: the first run of all downloads a kernel
 
 
+@pytest.fixture(scope="module", autouse=True)
+def prepared():
+    """The first run of all says what it installs, too."""
+    done = boot("true")
+    assert done.returncode == 0, done.stderr
+
+
 def boot(*words, **options):
     """Run boot with WORDS; bytes in and out."""
     return subprocess.run([BOOT, *words], capture_output=True, check=False, timeout=DEADLINE, **options)
