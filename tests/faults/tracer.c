@@ -42,7 +42,7 @@ struct process {
 	pid_t pid;
 	char place[128];
 	int children, calls, known, stopped, ended, becomes_prog, entered;
-	unsigned long asked; /* of a brk that is refused: its argument */
+	unsigned long asked; /* of a brk that is refused: its argument; brk(0) never is */
 };
 
 static struct process processes[4096];
@@ -162,26 +162,27 @@ static void enter_call(struct process *process, struct ptrace_syscall_info *info
 		kill(process->pid, SIGKILL);
 		return;
 	}
-	process->entered = 1;
-	process->asked = 0;
 	if (!strcmp(how, "fail") && number == SYS_brk) {
 		/* Refused, it tells where the break is, as brk(0) does. The C library would take -ERRNO for a place. */
 		process->asked = info->entry.args[0];
 		set_first_argument(process->pid, 0);
-	} else if (!strcmp(how, "fail")) {
-		set_number(process->pid, -1);
+		return;
 	}
+	process->entered = 1;
+	if (!strcmp(how, "fail"))
+		set_number(process->pid, -1);
 }
 
 static void leave_call(struct process *process)
 {
-	if (process->entered && !process->asked)
+	if (process->entered)
 		set_result(process->pid, -error_number);
 #ifdef __x86_64__
-	else if (process->entered)
+	if (process->asked)
 		set_first_argument(process->pid, process->asked); /* the kernel leaves it as it was */
 #endif
 	process->entered = 0;
+	process->asked = 0;
 }
 
 static int becomes_init(pid_t pid)
@@ -196,7 +197,7 @@ static int is_watched(struct process *process)
 {
 	if (process->becomes_prog)
 		return 0;
-	if (process->entered)
+	if (process->entered || process->asked)
 		return 1;
 	if (!started)
 		return !strcmp(process->place, first_place);
